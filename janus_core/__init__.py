@@ -1,0 +1,1 @@
+"""The Janus engine: models, checkpoints, prompts and continuous batching. Knows no HTTP."""

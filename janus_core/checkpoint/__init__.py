@@ -1,0 +1,1 @@
+"""Checkpoint directories of both layouts, read by one strict reader."""

@@ -1,0 +1,1 @@
+"""Continuous batching of understanding and generation in one decode batch."""

@@ -1,0 +1,87 @@
+"""Every error this project raises on purpose, as one tree.
+
+    JanusError
+      + RequestError            the client asked for something that can never succeed
+          - ParameterError      a parameter is out of range, unknown, or cannot be honoured
+          - PromptError         the prompt is empty or malformed
+          - ContextLengthError  prompt and requested output exceed the context
+          - ImageInputError     an input image cannot be used
+      + CheckpointError         the weights or their configuration cannot be used; fatal at start
+      + CapacityError           the server cannot take this now, later it may
+          - QueueFullError
+          - DrainingError
+      + EngineError             our fault or the machine's
+          - StepError           a step failed; only the requests it belonged to are lost
+          - EngineDeadError     the engine has stopped; nothing more will be answered
+
+Knows no HTTP: status codes are a table at the edge (`server/errors.py`). Messages are full sentences
+that name the offending value and the limit.
+"""
+
+
+class JanusError(Exception):
+    """Base of the tree. `message` is safe to show to the client."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class RequestError(JanusError):
+    """The client's fault. `param` names the field, `code` is OpenAI's error code when it has one."""
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.param = param
+        self.code = code
+
+
+class ParameterError(RequestError):
+    """A parameter is out of range, unknown, or cannot be honoured."""
+
+
+class PromptError(RequestError):
+    """The prompt is empty or malformed."""
+
+
+class ContextLengthError(RequestError):
+    """Prompt and requested output do not fit the model's context or the KV pool."""
+
+    def __init__(self, message: str, *, param: str | None = None) -> None:
+        super().__init__(message, param=param, code="context_length_exceeded")
+
+
+class ImageInputError(RequestError):
+    """An input image cannot be decoded or exceeds a limit; `code` is one of OpenAI's image codes."""
+
+
+class CheckpointError(JanusError):
+    """The checkpoint is missing, incomplete, of another model, or damaged."""
+
+
+class CapacityError(JanusError):
+    """Not now. `retry_after_s` is an honest estimate of when to come back."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class QueueFullError(CapacityError):
+    """The waiting queue is at its limit."""
+
+
+class DrainingError(CapacityError):
+    """The server is shutting down and takes no new work."""
+
+
+class EngineError(JanusError):
+    """Our fault or the machine's."""
+
+
+class StepError(EngineError):
+    """A step failed; the requests it belonged to are lost, the others go on."""
+
+
+class EngineDeadError(EngineError):
+    """The engine has stopped for good."""

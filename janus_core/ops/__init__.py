@@ -1,0 +1,1 @@
+"""The network's two hard functions: attention and sampling."""
