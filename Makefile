@@ -1,0 +1,61 @@
+# make serve    start the server (embedded weights unless JANUS_MODEL or ARGS say otherwise)
+# make test     lint, types and tests: what .ci/run runs
+# Every target creates .venv when it is missing and installs pinned versions into it, once.
+
+PYTHON ?= python3.11
+VENV ?= .venv
+ARGS ?=
+BIN := $(VENV)/bin
+
+# pip reads pins for the build backend from the environment only.
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test lint types format unit test-slow test-gpu bench clean
+
+help: ## Show the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+# torch first and by itself: whatever comes after finds the pinned one and cannot pull another.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet torch
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+serve: $(VENV)/.installed ## Start the server; honours JANUS_* variables and ARGS="--port 9000"
+	exec $(BIN)/janus serve $(ARGS)
+
+test: lint types unit ## Lint, types and tests
+
+lint: $(VENV)/.installed-dev ## Rules and format, checked
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-dev ## mypy --strict on both packages
+	$(BIN)/mypy
+
+unit: $(VENV)/.installed-dev ## Tests that need no GPU and little time; ARGS="tests/core -k slots"
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: $(VENV)/.installed-dev ## The tests that take longer
+	$(BIN)/python -m pytest -m 'slow and not gpu' $(ARGS)
+
+test-gpu: $(VENV)/.installed-dev ## The tests that need a CUDA device
+	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+format: $(VENV)/.installed-dev ## Rewrite files in the house format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.installed ## The engine against transformers' generate; ARGS="--model wide"
+	$(BIN)/python -m benchmarks.engine $(ARGS)
+
+clean: ## Remove the environment and every cache
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
