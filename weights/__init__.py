@@ -1,0 +1,1 @@
+"""The embedded checkpoint and the recipe it was trained by."""
