@@ -1,0 +1,191 @@
+"""The server's settings: names, ranges, defaults, and where they come from.
+
+Sources, the first wins: flags, `JANUS_*` variables, the file named by `config` (TOML or YAML), defaults.
+Knows what a setting means, not who reads it. Invariant: frozen once built, and an unknown name
+from any source is an error that suggests the nearest known one, never silently dropped.
+"""
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+    YamlConfigSettingsSource,
+)
+
+from janus_core.errors import ParameterError
+
+ENV_PREFIX = "JANUS_"
+
+MIB = 2**20
+
+Positive = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+
+
+class Settings(BaseSettings):
+    """Every knob of `janus serve`. Build it with `load_settings`, which explains what is wrong."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        frozen=True,
+        extra="forbid",
+        validate_default=True,
+        protected_namespaces=(),
+        case_sensitive=False,
+        env_ignore_empty=True,
+        str_strip_whitespace=True,
+    )
+
+    config: Path | None = Field(None, description="TOML or YAML file with any of these settings.")
+
+    model: str | None = Field(
+        None,
+        description="Checkpoint: a directory or a Hugging Face id. Default: the embedded checkpoint.",
+    )
+    revision: str | None = Field(None, description="Revision of a Hugging Face id.")
+    served_model_name: str | None = Field(
+        None, description="Name clients use. Default: the directory's name or the Hugging Face id."
+    )
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto is float32 on a CPU and bfloat16 on CUDA."
+    )
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65_535, description="Port to listen on; 0 picks a free one.")
+    grace_s: Seconds = Field(30.0, description="How long running work may go on after SIGTERM.")
+    keep_alive_s: Annotated[int, Field(ge=1, le=3600)] = Field(
+        30, description="How long an idle connection stays open."
+    )
+    ping_interval_s: Seconds = Field(
+        15.0, description="Silence in a stream before a comment is sent."
+    )
+
+    kv_positions: Positive | None = Field(
+        None, description="Positions of the KV pool. Default: what the memory allows."
+    )
+    max_sequences: Positive | None = Field(
+        None, description="Sequences decoded at once; a guided image is two."
+    )
+    step_token_budget: Positive | None = Field(
+        None, description="Tokens computed per step at most."
+    )
+    max_waiting: Positive | None = Field(
+        None, description="Requests that may wait for a slot before new ones are refused with 429."
+    )
+    prefix_cache: bool = Field(True, description="Reuse computed prefixes between requests.")
+    vision_cache_bytes: Annotated[int, Field(ge=0)] | None = Field(
+        None, description="Bytes of encoded input images to keep."
+    )
+
+    max_body_bytes: Positive = Field(64 * MIB, description="Largest request body.")
+    max_image_bytes: Positive = Field(20 * MIB, description="Largest encoded input image.")
+    max_image_px: Positive = Field(36_000_000, description="Most pixels of an input image.")
+    max_images_per_request: Positive = Field(16, description="Most input images of one request.")
+    max_choices: Annotated[int, Field(ge=1, le=128)] = Field(
+        8, description="Largest n of a chat completion."
+    )
+    max_pictures: Annotated[int, Field(ge=1, le=128)] = Field(
+        10, description="Largest n of an image generation."
+    )
+    max_output_side_px: Annotated[int, Field(ge=16, le=8192)] = Field(
+        2048, description="Longest side of a picture a client may ask for."
+    )
+    media_threads: Annotated[int, Field(ge=1, le=64)] = Field(
+        2, description="Threads that decode and encode images and tokenise, off the event loop."
+    )
+
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe message that is logged."
+    )
+    log_format: Literal["text", "json"] = Field(
+        "text", description="One readable line, or one JSON object, per message."
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the base class names it
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the base class names it
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags, then the environment, then the file; neither `.env` nor secret files are read."""
+        path = init_settings().get("config") or env_settings().get("config")
+        if path is None:
+            return (init_settings, env_settings)
+        return (init_settings, env_settings, _file_source(settings_cls, path=Path(str(path))))
+
+
+def load_settings(flags: Mapping[str, object] | None = None) -> Settings:
+    """Build the settings from `flags` (None means not given), the environment and the file.
+
+    Raises `ParameterError` that names the setting, whichever source it came from.
+    """
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    _refuse_unknown(given, source="the command line")
+    _refuse_unknown(_names_in(os.environ), source="the environment", prefix=ENV_PREFIX)
+    try:
+        return Settings(**given)  # type: ignore[arg-type]  # the model checks them
+    except ValidationError as error:
+        raise _explained(error) from error
+
+
+def _names_in(environ: Mapping[str, str]) -> list[str]:
+    """Settings named by the environment, without the prefix, in lower case."""
+    return [
+        name[len(ENV_PREFIX) :].lower() for name in environ if name.upper().startswith(ENV_PREFIX)
+    ]
+
+
+def _file_source(settings_cls: type[BaseSettings], *, path: Path) -> PydanticBaseSettingsSource:
+    """The source for a settings file, by its suffix; unknown names in it are refused here."""
+    if not path.is_file():
+        raise ParameterError(f"The settings file {path} does not exist.", param="config")
+    source: TomlConfigSettingsSource | YamlConfigSettingsSource
+    try:
+        if path.suffix == ".toml":
+            source = TomlConfigSettingsSource(settings_cls, toml_file=path)
+        elif path.suffix in {".yaml", ".yml"}:
+            source = YamlConfigSettingsSource(settings_cls, yaml_file=path)
+        else:
+            raise ParameterError(
+                f"The settings file {path} must end in .toml, .yaml or .yml.", param="config"
+            )
+    except (ValueError, TypeError) as error:
+        raise ParameterError(
+            f"The settings file {path} cannot be read: {error}", param="config"
+        ) from error
+    _refuse_unknown(source(), source=f"the settings file {path}")
+    return source
+
+
+def _refuse_unknown(names: Iterable[str], *, source: str, prefix: str = "") -> None:
+    """Refuse the first name that is no setting, with the nearest one that is."""
+    known = list(Settings.model_fields)
+    for name in names:
+        if name in known:
+            continue
+        shown = f"{prefix}{name.upper()}" if prefix else name
+        near = difflib.get_close_matches(name, known, n=1)
+        near_shown = f"{prefix}{near[0].upper()}" if near and prefix else "".join(near)
+        hint = f" Did you mean {near_shown}?" if near else ""
+        raise ParameterError(f"{shown} in {source} is not a setting.{hint}", param=name)
+
+
+def _explained(error: ValidationError) -> ParameterError:
+    """The first problem as one sentence with the setting's name and its offending value."""
+    problem = error.errors(include_url=False)[0]
+    name = ".".join(str(part) for part in problem["loc"])
+    return ParameterError(
+        f"The setting {name} is {problem['input']!r}: {problem['msg']}.", param=name or None
+    )
