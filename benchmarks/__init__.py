@@ -1,0 +1,1 @@
+"""Measurements of speed, each one command; dated reports are in `results/`."""
