@@ -166,7 +166,7 @@ def test_nine_functions_of_ten_fit_half_a_screen() -> None:
 def test_no_boolean_by_position(path: Path) -> None:
     """`f(x, True)` says nothing to its reader."""
     for node in ast.walk(_tree(path)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name[0] != "_":
             flags = [
                 argument.arg
                 for argument in (*node.args.posonlyargs, *node.args.args)
