@@ -4,10 +4,10 @@
     python -m benchmarks.engine --model wide    random weights, 8 layers of width 1024
     python -m benchmarks.engine --model PATH    any checkpoint on disk
 
-Owns the order of the runs and the report. The sides take turns, round after round, and the first of
-each round alternates, so that a machine that slows down slows both; the medians are compared. Beside
-the decode step stands its floor: the bytes it must read over the bandwidth measured in this process.
-The table is for people; the last line is one JSON document.
+Owns the order of the runs and the report. The sides take turns, round after round, and the first
+of each round alternates, so that a machine that slows down slows both; the medians are compared.
+Beside the decode step stands its floor: the bytes it must read over the bandwidth measured in this
+process. The table is for people; the last line is one JSON document.
 """
 
 import argparse
@@ -119,7 +119,7 @@ def _measure(
 def _step_and_floor(
     outcomes: list[Outcome], inputs: Inputs, config: ModelConfig
 ) -> tuple[float, float]:
-    """Return the median duration and the floor of the fullest decode steps, those without prefill."""
+    """Return the median duration and the floor of the fullest steps that only decode."""
     steps = [step for outcome in outcomes for step in outcome.steps if not step.num_prefill_tokens]
     fullest = max(_num_rows(step) for step in steps)
     full = [step for step in steps if _num_rows(step) == fullest]

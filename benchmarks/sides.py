@@ -1,8 +1,8 @@
 """The two sides of the comparison: transformers' generate and our engine, given the same token ids.
 
 Owns how each side is driven, and its clock: from prompt ids and preprocessed pixels to text and RGB
-pixels. Invariant: both sides get the same ids, pixels, weights, number of threads and number of tokens
-to make, and what is not generation (preprocessing, loading, allocation) is outside the clock.
+pixels. Invariant: both sides get the same ids, pixels, weights, number of threads and number of
+tokens to make, and what is not generation (preprocessing, loading, allocation) is outside the clock.
 """
 
 import hashlib
@@ -148,7 +148,7 @@ class EngineSide:
         self._tokenizer = builder.tokenizer
 
     def run(self, inputs: Inputs) -> Outcome:
-        """Draw and answer everything in a fresh engine, so that no prefix is cached from a run before."""
+        """Draw and answer everything in a fresh engine: no prefix is cached from a run before."""
         engine = Engine(self._model, self._tokenizer, EngineSettings())
         requests = _requests(inputs)
         events: list[Event] = []

@@ -1,7 +1,7 @@
 """A checkpoint of random weights, large enough that reading it dominates a step.
 
-Owns sizes only; tokenizer and preprocessing are those of the checkpoint it is modelled on. Speed does
-not depend on what weights say, so random ones measure as well as trained ones.
+Owns sizes only; tokenizer and preprocessing are those of the checkpoint it is modelled on. Speed
+does not depend on what weights say, so random ones measure as well as trained ones.
 """
 
 import json
