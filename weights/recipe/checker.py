@@ -1,9 +1,10 @@
 """What a drawn picture shows, judged by its pixels alone: the judge of janus-mini's drawings.
 
-Owns the reading of a picture (background, objects with colour, shape, size and centre) and the verdict whether
-it shows what was asked for. Knows no model and learns nothing: colours are measured, shapes are compared with
-prototypes that `world` renders. Invariant: what cannot be named is never guessed; an object that is not clearly
-one shape in one colour has no shape or no colour, and so meets no request.
+Owns the reading of a picture (background, objects with colour, shape, size and centre) and the
+verdict whether it shows what was asked for. Knows no model and learns nothing: colours are
+measured, shapes are compared with prototypes that `world` renders. Invariant: what cannot be named
+is never guessed; an object that is not clearly one shape in one colour has no shape or no colour,
+and so meets no request.
 
 Shape suffixes: H picture rows, W picture columns, G side of a normalised outline, P prototypes.
 """
@@ -21,12 +22,13 @@ from PIL import Image, ImageFilter
 
 from weights.recipe import world
 
-Floats = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating]
 Mask = npt.NDArray[np.bool_]
 
 # Pictures are judged at this short side; larger ones are averaged down first.
 WORKING_PX = 64
-# A pixel this far from the background (Euclidean, of 441) belongs to something: decoder noise stays below 20.
+# A pixel this far from the background (Euclidean, of 441) belongs to something; decoder noise stays
+# below 20.
 FOREGROUND_DISTANCE = 34.0
 # A pixel this far from every blend of an object's colour with the background is not that object's.
 BLEND_DISTANCE = 60.0
@@ -34,15 +36,18 @@ BLEND_DISTANCE = 60.0
 MIN_PIXELS = 12
 # Farther than this from every accepted shade (CIELAB), a colour has no name.
 NAMED_COLOR_DISTANCE = 26.0
-# The overlap (soft intersection over union) with the best prototype below which a shape has no name ...
-MIN_OVERLAP = 0.80
+# The overlap (soft intersection over union) with the best prototype below which a shape has no name
+MIN_OVERLAP = 0.87
+# (blobs and polygons of any kind resemble a circle, so a circle must be rounder) ...
+MIN_CIRCLE_OVERLAP = 0.90
 # ... and how much worse the best prototype of any other shape must be.
-MIN_OVERLAP_LEAD = 0.015
+MIN_OVERLAP_LEAD = 0.01
 # Between the largest small and the smallest large extent, in short sides.
 LARGE_EXTENT = (world.VARIED_EXTENTS["small"][1] + world.VARIED_EXTENTS["large"][0]) / 2
 # Centres closer than this along the named axis are not apart.
 MIN_RELATION_DISTANCE = 0.12
-# A normalised outline covers a square of twice the root of the object's area, which holds every shape.
+# Samples per side of a normalised outline. It covers a square of twice the root of the object's
+# area, which holds every shape.
 GRID = 28
 
 
@@ -50,7 +55,8 @@ GRID = 28
 class FoundObject:
     """What was seen at (x, y), fractions of the sides; a name is None when none is clear.
 
-    `extent` is the diameter as a fraction of the short side, `overlap` the agreement with the best prototype.
+    `extent` is the diameter as a fraction of the short side, `overlap` the agreement (0..1) with
+    the best prototype.
     """
 
     shape: str | None
@@ -94,7 +100,7 @@ class Requirement:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether a picture shows what was required; `faults` says what is missing, wrong or surplus."""
+    """Whether a picture shows what was required; `faults` says what is wrong or surplus."""
 
     holds: bool
     faults: tuple[str, ...]
@@ -103,7 +109,11 @@ class Verdict:
 
 def check(picture: Image.Image, requirement: Requirement) -> Verdict:
     """Return the verdict on a picture of any size."""
-    found = look(picture)
+    return judge(look(picture), requirement)
+
+
+def judge(found: Found, requirement: Requirement) -> Verdict:
+    """Return the verdict on what was seen in a picture."""
     faults: list[str] = []
     if requirement.background not in (None, found.background):
         faults.append(f"background is {found.background}, not {requirement.background}")
@@ -112,7 +122,8 @@ def check(picture: Image.Image, requirement: Requirement) -> Verdict:
     else:
         # The assignment of found to required objects with the fewest faults is the fairest reading.
         faults += min(
-            (_faults(order, requirement) for order in itertools.permutations(found.objects)), key=len
+            (_faults(order, requirement) for order in itertools.permutations(found.objects)),
+            key=len,
         )
     return Verdict(not faults, tuple(faults), found)
 
@@ -120,13 +131,11 @@ def check(picture: Image.Image, requirement: Requirement) -> Verdict:
 def look(picture: Image.Image) -> Found:
     """Return what the picture shows; objects from the left to the right."""
     rgb_HW3 = np.asarray(_to_working_size(picture), dtype=np.float64)
-    edge = np.concatenate([rgb_HW3[:2].reshape(-1, 3), rgb_HW3[-2:].reshape(-1, 3)])
-    edge = np.concatenate([edge, rgb_HW3[:, :2].reshape(-1, 3), rgb_HW3[:, -2:].reshape(-1, 3)])
-    background = np.median(edge, axis=0)
+    edges = (rgb_HW3[:2], rgb_HW3[-2:], rgb_HW3[:, :2], rgb_HW3[:, -2:])
+    background = np.median(np.concatenate([edge.reshape(-1, 3) for edge in edges]), axis=0)
     objects = [_identify(alpha_HW, color) for alpha_HW, color in _segments(rgb_HW3, background)]
-    return Found(
-        name_color(background, tuple(world.BACKGROUNDS)), tuple(sorted(objects, key=lambda o: (o.x, o.y)))
-    )
+    objects.sort(key=lambda item: (item.x, item.y))
+    return Found(name_color(background, tuple(world.BACKGROUNDS)), tuple(objects))
 
 
 def name_color(rgb: Floats, names: Sequence[str]) -> str | None:
@@ -159,7 +168,7 @@ def _place(seen: FoundObject) -> str:
 
 
 def _related(seen: FoundObject, relation: str, other: FoundObject) -> bool:
-    """Return whether the relation's axis separates the centres, in its direction and more than the other axis."""
+    """Return whether the centres lie apart in the relation's direction, more than across it."""
     dx, dy = seen.x - other.x, seen.y - other.y
     along, across = (dx, dy) if relation in ("left", "right") else (dy, dx)
     if relation in ("left", "above"):
@@ -179,8 +188,8 @@ def _to_working_size(picture: Image.Image) -> Image.Image:
 def _segments(rgb_HW3: Floats, background: Floats) -> Iterator[tuple[Floats, Floats]]:
     """Yield each object's coverage (0..1 per pixel, soft at the edge) and its colour.
 
-    A connected patch of foreground may hold several touching objects: the most frequent colour is taken out, with
-    its soft edge, and what remains is looked at again.
+    A connected patch of foreground may hold several touching objects: the most frequent colour is
+    taken out, with its soft edge, and what remains is looked at again.
     """
     strength_HW = np.linalg.norm(rgb_HW3 - background, axis=2)
     rest_HW = strength_HW > FOREGROUND_DISTANCE
@@ -195,15 +204,16 @@ def _segments(rgb_HW3: Floats, background: Floats) -> Iterator[tuple[Floats, Flo
         for piece_HW in pieces:
             near_HW = _grown(_grown(piece_HW))
             blend_HW = near_HW & (off_HW < BLEND_DISTANCE)
-            yield np.where(blend_HW & (_owner(pieces, piece_HW)), alpha_HW.clip(0, 1), 0.0), color
+            owned_HW = blend_HW & _owned(pieces, piece_HW)
+            yield np.where(owned_HW, alpha_HW.clip(0, 1), 0.0), color
             rest_HW = rest_HW & ~blend_HW
         if not pieces:
-            # Nothing solid of its own colour: neither noise nor an object, so an object without a name.
+            # Nothing solid in one colour, but too much for noise: an object without a name.
             yield patch_HW.astype(np.float64), color
             rest_HW = rest_HW & ~patch_HW
 
 
-def _owner(pieces: Sequence[Mask], piece_HW: Mask) -> Mask:
+def _owned(pieces: Sequence[Mask], piece_HW: Mask) -> Mask:
     """Return the pixels that no other piece's soft edge claims first."""
     others_HW = np.zeros_like(piece_HW)
     for other_HW in pieces:
@@ -247,7 +257,7 @@ def _dominant_color(rgb_N3: Floats, strength_N: Floats) -> Floats:
 
 
 def _unmix(rgb_HW3: Floats, background: Floats, color: Floats) -> tuple[Floats, Floats]:
-    """Return each pixel's share of `color` in a blend with the background, and its distance from that blend."""
+    """Return per pixel the share of `color` over the background, and the distance from it."""
     axis = color - background
     alpha_HW = (rgb_HW3 - background) @ axis / (axis @ axis)
     blend_HW3 = background + alpha_HW.clip(0, 1.0)[..., None] * axis
@@ -256,12 +266,13 @@ def _unmix(rgb_HW3: Floats, background: Floats, color: Floats) -> tuple[Floats, 
 
 def _identify(alpha_HW: Floats, color: Floats) -> FoundObject:
     outline_GG, x, y, root_area = _normalised(alpha_HW)
-    overlap_P = _overlaps(outline_GG, _prototype_outlines())
+    overlap_P = _overlaps(outline_GG.astype(np.float32), _prototype_outlines())
     prototypes = _prototypes()
     best = int(np.argmax(overlap_P))
     kind = prototypes[best]
     rival = max(o for o, p in zip(overlap_P, prototypes, strict=True) if p.shape != kind.shape)
-    clear = overlap_P[best] >= MIN_OVERLAP and overlap_P[best] - rival >= MIN_OVERLAP_LEAD
+    needed = MIN_CIRCLE_OVERLAP if kind.shape == "circle" else MIN_OVERLAP
+    clear = overlap_P[best] >= needed and overlap_P[best] - rival >= MIN_OVERLAP_LEAD
     height, width = alpha_HW.shape
     extent = root_area * kind.extent_per_root_area
     return FoundObject(
@@ -276,7 +287,10 @@ def _identify(alpha_HW: Floats, color: Floats) -> FoundObject:
 
 
 def _normalised(alpha_HW: Floats) -> tuple[Floats, float, float, float]:
-    """Return the coverage moved to its centroid and scaled by the root of its area; centroid x, y and that root."""
+    """Return the coverage centred and scaled by the root of its area; centroid x, y and that root.
+
+    Positions and the root are in pixels; a fully covered pixel counts 1 to the area.
+    """
     area = alpha_HW.sum()
     rows, columns = np.mgrid[: alpha_HW.shape[0], : alpha_HW.shape[1]] + 0.5
     x, y = float((alpha_HW * columns).sum() / area), float((alpha_HW * rows).sum() / area)
@@ -294,7 +308,9 @@ def _bilinear(values_HW: Floats, rows: Floats, columns: Floats) -> Floats:
     top, left = rows.astype(int), columns.astype(int)
     down, across = (rows - top)[:, None], (columns - left)[None, :]
     upper = padded[np.ix_(top, left)] * (1 - across) + padded[np.ix_(top, left + 1)] * across
-    lower = padded[np.ix_(top + 1, left)] * (1 - across) + padded[np.ix_(top + 1, left + 1)] * across
+    lower = (
+        padded[np.ix_(top + 1, left)] * (1 - across) + padded[np.ix_(top + 1, left + 1)] * across
+    )
     return upper * (1 - down) + lower * down
 
 
@@ -305,7 +321,7 @@ def _overlaps(outline_GG: Floats, outlines_PGG: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class _Prototype:
-    """A rendered shape. Offsets run from its nominal centre to its centroid, in roots of its area."""
+    """A rendered shape. Offsets run from nominal centre to centroid, in roots of its area."""
 
     shape: str
     offset_x: float
@@ -316,27 +332,35 @@ class _Prototype:
 
 @functools.cache
 def _prototypes() -> tuple[_Prototype, ...]:
-    """Return every shape in both sizes, three proportions and several rotations, crisp and soft."""
-    sizes = world.CANONICAL_EXTENTS.values()
+    """Return every shape in several extents, proportions and rotations, crisp and soft."""
+    extents = (world.VARIED_EXTENTS["small"][0], *world.CANONICAL_EXTENTS.values())
     return tuple(
         _prototype(shape, extent, proportion, rotation, blur)
         for shape in world.SHAPES
-        for extent, proportion, blur in itertools.product(sizes, (0.0, 0.5, 1.0), (0.0, 1.0))
-        for rotation in ((0.0,) if shape == "circle" else _rotations(shape))
+        for extent, blur in itertools.product(extents, (0.0, 1.0))
+        for proportion, rotation in itertools.product(_proportions(shape), _rotations(shape))
     )
 
 
+def _proportions(shape: str) -> tuple[float, ...]:
+    return (0.5,) if shape in ("circle", "square") else (0.0, 0.25, 0.5, 0.75, 1.0)
+
+
 def _rotations(shape: str) -> tuple[float, ...]:
-    upright = (-10.0, -5.0, 0.0, 5.0, 10.0)
+    if shape == "circle":
+        return (0.0,)
+    upright = (-9.0, -6.0, -3.0, 0.0, 3.0, 6.0, 9.0)
     return upright + tuple(45.0 + angle for angle in upright) if shape == "cross" else upright
 
 
 @functools.cache
 def _prototype_outlines() -> Floats:
-    return np.stack([prototype.outline_GG for prototype in _prototypes()])
+    return np.stack([prototype.outline_GG for prototype in _prototypes()]).astype(np.float32)
 
 
-def _prototype(shape: str, extent: float, proportion: float, rotation: float, blur: float) -> _Prototype:
+def _prototype(
+    shape: str, extent: float, proportion: float, rotation: float, blur: float
+) -> _Prototype:
     black = (0, 0, 0)
     item = world.Object(shape, "black", "small", 0.5, 0.5, extent, black, rotation, proportion)
     picture = world.render(world.Scene((item,), "white", (255, 255, 255)), WORKING_PX)
@@ -355,10 +379,11 @@ def _prototype(shape: str, extent: float, proportion: float, rotation: float, bl
 
 @functools.cache
 def _shades(names: tuple[str, ...]) -> tuple[Floats, tuple[str, ...]]:
-    """Return every accepted shade of the names in CIELAB, and whose it is."""
+    """Return every accepted shade of the names in CIELAB, and whose each is."""
     exact = world.COLORS | world.BACKGROUNDS
     pairs = [(rgb, name) for name in names for rgb in (exact[name], *world.OTHER_SHADES[name])]
-    return np.array([_lab(np.array(rgb, dtype=np.float64)) for rgb, _ in pairs]), tuple(n for _, n in pairs)
+    shades = np.array([_lab(np.array(rgb, dtype=np.float64)) for rgb, _ in pairs])
+    return shades, tuple(name for _, name in pairs)
 
 
 def _lab(rgb: Floats) -> Floats:
