@@ -1,8 +1,9 @@
 """The HTTP edge: OpenAI's shapes over one engine, and the life of the server process.
 
-Owns everything a client sees: routes, schemas, errors, streams, metrics. Knows no tensors: it talks to the
-pipeline in plain dataclasses, and nothing in this package imports torch. Invariant: importing it is
-cheap and does nothing; the work starts in `run` (a process) or in `server.app.create_app` (a test).
+Owns everything a client sees: routes, schemas, errors, streams, metrics. Knows no tensors: it
+talks to the pipeline in plain dataclasses, and nothing in this package imports torch. Invariant:
+importing it is cheap and does nothing; work starts in `run` (a process) or in
+`server.app.create_app` (a test).
 """
 
 from typing import TYPE_CHECKING

@@ -1,8 +1,9 @@
 """The server's settings: names, ranges, defaults, and where they come from.
 
-Sources, the first wins: flags, `JANUS_*` variables, the file named by `config` (TOML or YAML), defaults.
-Knows what a setting means, not who reads it. Invariant: frozen once built, and an unknown name
-from any source is an error that suggests the nearest known one, never silently dropped.
+Sources, the first wins: flags, `JANUS_*` variables, the file named by `config` (TOML or YAML),
+defaults. Knows what a setting means, not who reads it. Invariant: frozen once built, and an
+unknown name from any source is an error that suggests the nearest known one, never silently
+dropped.
 """
 
 import difflib
@@ -48,7 +49,7 @@ class Settings(BaseSettings):
 
     model: str | None = Field(
         None,
-        description="Checkpoint: a directory or a Hugging Face id. Default: the embedded checkpoint.",
+        description="Checkpoint: a directory or a Hugging Face id. Default: the embedded one.",
     )
     revision: str | None = Field(None, description="Revision of a Hugging Face id.")
     served_model_name: str | None = Field(

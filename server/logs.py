@@ -1,0 +1,57 @@
+"""Log format: one line per message, as text or as JSON, to stderr.
+
+Owns the handler of the root logger; knows no message. Invariant: a message never starts a second
+line unless it carries a traceback, whatever a client put into it.
+"""
+
+import json
+import logging
+import time
+from typing import Literal
+
+_NOISY = ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio", "PIL", "httpx2", "urllib3")
+"""Their information is in our own lines; their warnings still count."""
+
+
+def configure_logging(level: str, *, style: Literal["text", "json"]) -> None:
+    """Send every log message of the process to stderr in one style."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+
+
+def printable(text: str, *, limit: int = 200) -> str:
+    """`text` with everything escaped that could end a line or move a cursor."""
+    short = text if len(text) <= limit else text[:limit] + "..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short)
+
+
+class TextFormatter(logging.Formatter):
+    """`2026-01-31 12:00:00 INFO server.app: message`."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = printable(record.message, limit=4000)
+        return super().formatMessage(record)
+
+
+class JsonFormatter(logging.Formatter):
+    """One object per message; `extra={"fields": {...}}` adds keys of its own."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, object] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(record.created)),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        fields = getattr(record, "fields", None)
+        if isinstance(fields, dict):
+            entry |= fields
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(entry, default=str)
