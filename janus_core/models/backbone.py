@@ -1,0 +1,167 @@
+"""The Llama decoder over slots.
+
+Owns the transformer layers; the embedding tables and the heads belong to `janus.py`. Knows neither words
+nor codes: a row of the batch is a row. Invariant: parameters that one product can serve are one parameter
+(q, k, v; gate, up), filled piece by piece by the checkpoint reader.
+
+Shape suffixes: T packed tokens, D model width, N query heads, K key/value heads, H head width, P pool
+positions.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from janus_core.config import BackboneConfig
+from janus_core.models.inputs import BatchInputs
+from janus_core.models.kv_pool import KvPool
+from janus_core.ops.attention import SpanGroup, arrange, attend
+from janus_core.ops.rotary import rotary_table, rotate
+
+
+class RmsNorm(nn.Module):
+    """`x / sqrt(mean(x^2) + eps) * weight`, the mean in fp32 (arXiv:1910.07467)."""
+
+    def __init__(self, width: int, *, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+        self.eps = eps
+
+    def forward(self, x_TD: torch.Tensor) -> torch.Tensor:
+        """Normalise each row."""
+        return F.rms_norm(x_TD, self.weight.shape, self.weight, self.eps)
+
+
+class Attention(nn.Module):
+    """Causal self-attention with rotary positions; keys and values live in the pool."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.num_kv_heads = config.num_kv_heads
+        self.head_dim = config.head_dim
+        q_width = config.num_heads * config.head_dim
+        kv_width = config.num_kv_heads * config.head_dim
+        self.qkv_proj = nn.Linear(config.width, q_width + 2 * kv_width, bias=False)
+        self.o_proj = nn.Linear(q_width, config.width, bias=False)
+
+    def forward(
+        self,
+        x_TD: torch.Tensor,
+        rotary_T21H: torch.Tensor,
+        cache_positions_T: torch.Tensor,
+        kv_2KPH: torch.Tensor,
+        groups: tuple[SpanGroup, ...],
+    ) -> torch.Tensor:
+        """Write the rows' keys and values to the pool, then attend; returns `[T, D]`."""
+        num_rotated = self.num_heads + self.num_kv_heads
+        heads = self.qkv_proj(x_TD).view(-1, num_rotated + self.num_kv_heads, self.head_dim)
+        qk = rotate(heads[:, :num_rotated], rotary_T21H)
+        kv_2KPH[0].index_copy_(1, cache_positions_T, qk[:, self.num_heads :].transpose(0, 1))
+        kv_2KPH[1].index_copy_(1, cache_positions_T, heads[:, num_rotated:].transpose(0, 1))
+        out_TNH = attend(qk[:, : self.num_heads], kv_2KPH, groups)
+        projected: torch.Tensor = self.o_proj(out_TNH.flatten(1))
+        return projected
+
+    def destinations(self) -> dict[str, torch.Tensor]:
+        """Where the tensors of a checkpoint go: views of the fused parameter."""
+        kv_width = self.num_kv_heads * self.head_dim
+        sizes = (self.num_heads * self.head_dim, kv_width, kv_width)
+        q, k, v = self.qkv_proj.weight.detach().split(sizes)
+        return {
+            "q_proj.weight": q,
+            "k_proj.weight": k,
+            "v_proj.weight": v,
+            "o_proj.weight": self.o_proj.weight.detach(),
+        }
+
+
+class GatedMlp(nn.Module):
+    """SwiGLU: `down(silu(gate(x)) * up(x))` (arXiv:2002.05202)."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.gate_up_proj = nn.Linear(config.width, 2 * config.mlp_width, bias=False)
+        self.down_proj = nn.Linear(config.mlp_width, config.width, bias=False)
+
+    def forward(self, x_TD: torch.Tensor) -> torch.Tensor:
+        """Row by row."""
+        gate, up = self.gate_up_proj(x_TD).chunk(2, -1)
+        out_TD: torch.Tensor = self.down_proj(F.silu(gate) * up)
+        return out_TD
+
+    def destinations(self) -> dict[str, torch.Tensor]:
+        """Where the tensors of a checkpoint go: views of the fused parameter."""
+        gate, up = self.gate_up_proj.weight.detach().chunk(2)
+        return {
+            "gate_proj.weight": gate,
+            "up_proj.weight": up,
+            "down_proj.weight": self.down_proj.weight.detach(),
+        }
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm residual layer."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.input_layernorm = RmsNorm(config.width, eps=config.rms_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RmsNorm(config.width, eps=config.rms_eps)
+        self.mlp = GatedMlp(config)
+
+    def destinations(self) -> dict[str, torch.Tensor]:
+        """Names of the transformers layout, relative to the layer."""
+        norms = {
+            "input_layernorm.weight": self.input_layernorm.weight.detach(),
+            "post_attention_layernorm.weight": self.post_attention_layernorm.weight.detach(),
+        }
+        attention = {f"self_attn.{n}": t for n, t in self.self_attn.destinations().items()}
+        mlp = {f"mlp.{n}": t for n, t in self.mlp.destinations().items()}
+        return norms | attention | mlp
+
+
+class Backbone(nn.Module):
+    """All layers and the final norm."""
+
+    def __init__(self, config: BackboneConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_layers))
+        self.norm = RmsNorm(config.width, eps=config.rms_eps)
+        self.rotary_P21H = torch.empty(0)
+
+    def build_tables(self, *, device: torch.device) -> None:
+        """Compute what no checkpoint holds. Call once the parameters have their device."""
+        config = self.config
+        self.rotary_P21H = rotary_table(
+            config.max_positions, config.head_dim, theta=config.rope_theta, device=device
+        )
+
+    def forward(self, x_TD: torch.Tensor, inputs: BatchInputs, kv: KvPool) -> torch.Tensor:
+        """Hidden vectors after the final norm, `[T, D]`; writes the pool at `cache_positions_T`."""
+        layout = arrange(inputs.spans, device=x_TD.device)
+        order_T = layout.order_T
+        positions_T, cache_positions_T = inputs.positions_T, inputs.cache_positions_T
+        if order_T is not None:
+            x_TD, positions_T = x_TD[order_T], positions_T[order_T]
+            cache_positions_T = cache_positions_T[order_T]
+        rotary_T21H = self.rotary_P21H[positions_T]
+        for layer, kv_2KPH in zip(self.layers, kv.layers, strict=True):
+            normed_TD = layer.input_layernorm(x_TD)
+            x_TD = x_TD + layer.self_attn(
+                normed_TD, rotary_T21H, cache_positions_T, kv_2KPH, layout.groups
+            )
+            x_TD = x_TD + layer.mlp(layer.post_attention_layernorm(x_TD))
+        hidden_TD: torch.Tensor = self.norm(x_TD)
+        if order_T is None:
+            return hidden_TD
+        return torch.empty_like(hidden_TD).index_copy_(0, order_T, hidden_TD)
+
+    def destinations(self) -> dict[str, torch.Tensor]:
+        """Where the tensors of a checkpoint go, by their names in the transformers layout."""
+        views = {"norm.weight": self.norm.weight.detach()}
+        for index, layer in enumerate(self.layers):
+            assert isinstance(layer, DecoderLayer)
+            views |= {f"layers.{index}.{n}": t for n, t in layer.destinations().items()}
+        return views

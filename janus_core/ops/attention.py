@@ -1,0 +1,143 @@
+"""Attention of a packed batch over the slots of the KV pool.
+
+Owns the choice of calls for a batch: sequences whose slots lie at equal distances and whose contexts are
+equal (above all the two sequences of a guided image) share one call, without copying their keys and
+values. Knows no weights and no requests. Invariant: a token sees exactly the positions of its own slot up
+to its own; how sequences are grouped changes no result beyond rounding.
+
+Shape suffixes: T packed tokens, G sequences of a group, N query heads, K key/value heads, H head width,
+P pool positions, Q new tokens of one sequence, L context.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import torch
+import torch.nn.functional as F
+
+from janus_core.models.inputs import Span
+
+BACKEND = "sdpa"
+"""What runs below `attend`, for the log and `/version`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpanGroup:
+    """Sequences served by one attention call.
+
+    Sequence `g` of the group has the `num_tokens` rows from `first + g * num_tokens` (after
+    `AttentionLayout.order`) and the slot at `slot_start + g * slot_stride`. `mask_QL` is given where
+    neither "all" (one new token) nor "causal from position 0" describes what is seen.
+    """
+
+    first: int
+    num_sequences: int
+    num_tokens: int
+    slot_start: int
+    slot_stride: int
+    context: int
+    mask_QL: torch.Tensor | None
+
+    @property
+    def end(self) -> int:
+        """One past the last row."""
+        return self.first + self.num_sequences * self.num_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionLayout:
+    """The groups of a batch, tiling `[0, T)` in order, and the row order they need.
+
+    `order_T` lists the packed tokens in group order, None if that is the order they have.
+    """
+
+    groups: tuple[SpanGroup, ...]
+    order_T: torch.Tensor | None
+
+
+def arrange(spans: Sequence[Span], *, device: torch.device) -> AttentionLayout:
+    """Group the spans of a batch; done once per step, used by every layer."""
+    ordered = sorted(spans, key=lambda span: (span.num_tokens, span.context, span.slot_start))
+    groups: list[SpanGroup] = []
+    first = 0
+    for (num_tokens, context), equals in groupby(ordered, lambda s: (s.num_tokens, s.context)):
+        mask_QL = _mask(num_tokens, context, device=device)
+        for starts in _equidistant([span.slot_start for span in equals]):
+            stride = starts[1] - starts[0] if len(starts) > 1 else 0
+            group = SpanGroup(
+                first=first,
+                num_sequences=len(starts),
+                num_tokens=num_tokens,
+                slot_start=starts[0],
+                slot_stride=stride,
+                context=context,
+                mask_QL=mask_QL,
+            )
+            groups.append(group)
+            first = group.end
+    order = [t for span in ordered for t in range(span.first, span.first + span.num_tokens)]
+    if order == list(range(first)):
+        return AttentionLayout(tuple(groups), None)
+    return AttentionLayout(tuple(groups), torch.tensor(order, device=device))
+
+
+def attend(q_TNH: torch.Tensor, kv_2KPH: torch.Tensor, groups: Sequence[SpanGroup]) -> torch.Tensor:
+    """Softmax attention (scale `H ** -0.5`) of every row over its slot; returns `[T, N, H]`.
+
+    `kv_2KPH` is one layer of the pool, the new keys and values already written.
+    """
+    outputs = [_attend_group(q_TNH[group.first : group.end], kv_2KPH, group) for group in groups]
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def _attend_group(q_TNH: torch.Tensor, kv_2KPH: torch.Tensor, group: SpanGroup) -> torch.Tensor:
+    _, num_kv_heads, _, head_dim = kv_2KPH.shape
+    num_heads = q_TNH.shape[1]
+    k_GKLH, v_GKLH = _slots(kv_2KPH, group)
+    q_GQNH = q_TNH.view(group.num_sequences, group.num_tokens, num_heads, head_dim)
+    if group.num_tokens == 1:
+        # The query heads that share a key/value head become rows of one query: no repeated keys.
+        q_GKQH = q_GQNH.view(group.num_sequences, num_kv_heads, -1, head_dim)
+        out_GKQH = F.scaled_dot_product_attention(q_GKQH, k_GKLH, v_GKLH)
+        return out_GKQH.reshape(group.num_sequences, num_heads, head_dim)
+    out_GNQH = F.scaled_dot_product_attention(
+        q_GQNH.transpose(1, 2),
+        k_GKLH,
+        v_GKLH,
+        attn_mask=group.mask_QL,
+        is_causal=group.mask_QL is None,
+        enable_gqa=num_kv_heads != num_heads,
+    )
+    return out_GNQH.transpose(1, 2).reshape(-1, num_heads, head_dim)
+
+
+def _slots(kv_2KPH: torch.Tensor, group: SpanGroup) -> tuple[torch.Tensor, torch.Tensor]:
+    """The used part of the group's slots as views `[G, K, L, H]` into the pool."""
+    _, num_kv_heads, num_positions, head_dim = kv_2KPH.shape
+    shape = (2, group.num_sequences, num_kv_heads, group.context, head_dim)
+    head_stride = num_positions * head_dim
+    strides = (num_kv_heads * head_stride, group.slot_stride * head_dim, head_stride, head_dim, 1)
+    offset = kv_2KPH.storage_offset() + group.slot_start * head_dim
+    keys, values = kv_2KPH.as_strided(shape, strides, offset).unbind(0)
+    return keys, values
+
+
+def _mask(num_tokens: int, context: int, *, device: torch.device) -> torch.Tensor | None:
+    """Which of `context` positions the last `num_tokens` see; None where a flag of SDPA says it."""
+    if num_tokens in (1, context):
+        return None
+    seen = torch.ones(num_tokens, context, dtype=torch.bool, device=device)
+    return seen.tril(context - num_tokens)
+
+
+def _equidistant(starts: list[int]) -> list[list[int]]:
+    """Cut ascending numbers into runs of equal distance: [0, 5, 10, 12, 30] -> [0, 5, 10], [12, 30]."""
+    runs: list[list[int]] = []
+    for start in starts:
+        run = runs[-1] if runs else []
+        if len(run) == 1 or (len(run) > 1 and start - run[-1] == run[-1] - run[-2]):
+            run.append(start)
+        else:
+            runs.append([start])
+    return runs
