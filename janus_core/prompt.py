@@ -176,21 +176,20 @@ class PromptBuilder:
     def _content(self, parts: Sequence[str | ImageT], images: list[ImageT]) -> list[int | str]:
         """The pieces of a user's turn; its images are appended to `images`.
 
-        Line breaks part an image from its neighbours and a space parts two texts, as in the chat
-        template.
+        A line break parts an image from its neighbour and a space parts two texts.
         """
         kept = [part for part in parts if not isinstance(part, str) or part.strip()]
         pieces: list[int | str] = []
         for index, part in enumerate(kept):
             first, last = index == 0, index == len(kept) - 1
+            after_text = not first and isinstance(kept[index - 1], str)
             if isinstance(part, str):
                 text = part.lstrip() if first else part
-                text = text.rstrip() if last else text
-                pieces += (" ", text) if not first and isinstance(kept[index - 1], str) else (text,)
+                pieces += (" " if after_text else "", text.rstrip() if last else text)
                 continue
             images.append(part)
             pieces += (
-                "" if first else "\n",
+                "\n" if after_text else "",
                 self._tokenizer.begin_of_image_id,
                 *[self._tokenizer.image_placeholder_id] * self._num_image_tokens,
                 self._tokenizer.end_of_image_id,
