@@ -44,8 +44,10 @@ class ImageLimits:
     max_side_px: int = 16_384
 
 
+_DECODERS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
+
 # MPO is what Pillow calls a JPEG with further pictures behind the first, as many phones write it.
-_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP")
+_FORMATS = (*_DECODERS, "MPO")
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -89,7 +91,7 @@ def decode_image(data: bytes, limits: ImageLimits, *, param: str | None = None) 
 def _opened(data: bytes, param: str | None) -> Image.Image:
     """The image with its header read and nothing else."""
     try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+        image = Image.open(io.BytesIO(data), formats=_DECODERS)
     except UnidentifiedImageError:
         raise ImageInputError(
             "The file is no image that can be read: PNG, JPEG, WebP, GIF and BMP are supported.",
