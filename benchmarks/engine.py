@@ -53,6 +53,9 @@ def main() -> None:
     """Measure and print."""
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
+    # It warns on every call that a token limit overrides a length limit: true, and meant so.
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as scratch:
         directory = _checkpoint(arguments.model, Path(scratch))
         builder = InputBuilder(directory)

@@ -2,7 +2,7 @@
 
 Owns how each side is driven, and its clock: from prompt ids and preprocessed pixels to text and RGB
 pixels. Invariant: both sides get the same ids, pixels, weights, number of threads and number of
-tokens to make, and what is not generation (preprocessing, loading, allocation) is outside the clock.
+tokens to make. What is not generation (preprocessing, loading, allocation) is outside the clock.
 """
 
 import hashlib

@@ -46,17 +46,18 @@ def write_wide_checkpoint(template: Path, directory: Path, *, seed: int = 0) -> 
         "image_token_embed_dim": WIDTH,
         "num_patches": GRID,
     }
-    for path in template.glob("*.json"):
-        shutil.copy(path, directory)
-    _change(directory / "preprocessor_config.json", "size", {"height": image_px, "width": image_px})
-    _change(directory / "processor_config.json", "num_image_tokens", GRID**2)
     torch.manual_seed(seed)
     model = JanusForConditionalGeneration(JanusConfig.from_dict(config))
     model.save_pretrained(directory)
+    for path in template.glob("*.json"):
+        if path.name != "config.json":
+            shutil.copy(path, directory)
+    size = {"image_size": image_px, "size": {"height": image_px, "width": image_px}}
+    _change(directory / "preprocessor_config.json", size)
+    _change(directory / "processor_config.json", {"num_image_tokens": GRID**2})
 
 
-def _change(path: Path, name: str, value: object) -> None:
-    """Set one entry of a JSON file."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    content[name] = value
+def _change(path: Path, changes: dict[str, object]) -> None:
+    """Set entries of a JSON file."""
+    content = json.loads(path.read_text(encoding="utf-8")) | changes
     path.write_text(json.dumps(content, indent=2), encoding="utf-8")
