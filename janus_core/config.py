@@ -1,9 +1,9 @@
 """The geometry of a model, as its checkpoint states it.
 
-Owns sizes and the reading of `config.json` in both layouts; knows no weights, no tokenizer and no device.
-Invariant: nothing outside this module knows a size of a particular checkpoint. Special token ids are not
-here: they are looked up by their string (`janus_core/tokenizer.py`), because they differ between
-checkpoints of the same family.
+Owns sizes and the reading of `config.json` in both layouts; knows no weights, no tokenizer and no
+device. Invariant: nothing outside this module knows a size of a particular checkpoint. Special
+token ids are not here: they are looked up by their string (`janus_core/tokenizer.py`), because they
+differ between checkpoints of the same family.
 """
 
 import json
@@ -15,12 +15,12 @@ from janus_core.errors import CheckpointError
 from janus_core.strict_json import Section
 
 Layout = Literal["original", "transformers"]
-"""`deepseek-ai/*` repositories have the original layout, `deepseek-community/*` the transformers layout."""
+"""`deepseek-ai/*` has the original layout, `deepseek-community/*` the transformers layout."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackboneConfig:
-    """Llama decoder. `tied_head`: `lm_head` is the embedding table if the files have no tensor for it."""
+    """Llama decoder. `tied_head`: a missing `lm_head` is the embedding table."""
 
     width: int
     num_layers: int
@@ -76,7 +76,7 @@ class VqConfig:
     @property
     def image_size(self) -> int:
         """Side of a drawn picture in pixels: one factor of two per level after the first."""
-        return self.grid * 2 ** (len(self.channel_multiplier) - 1)
+        return self.grid << (len(self.channel_multiplier) - 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +97,8 @@ def read_config(directory: Path) -> ModelConfig:
     """Read `config.json` of a checkpoint in either layout.
 
     Raises `CheckpointError`, naming the file and the field, if it is missing, malformed, of another
-    model (JanusFlow and DeepSeek-VL share Janus's model_type) or of a variant the network does not have.
+    model (JanusFlow and DeepSeek-VL share Janus's model_type) or of a variant the network does not
+    have.
     """
     top = _open(directory)
     config = _original(top) if _layout(top) == "original" else _transformers(top)
@@ -134,13 +135,13 @@ def _layout(top: Section) -> Layout:
         )
     if "vision_gen_enc_config" in top.values or "vision_und_enc_config" in top.values:
         raise CheckpointError(
-            f"{top.file} describes JanusFlow, which draws by rectified flow instead of codes and is not "
-            "supported. Use a Janus or Janus-Pro checkpoint."
+            f"{top.file} describes JanusFlow, which draws by rectified flow instead of codes and "
+            "is not supported. Use a Janus or Janus-Pro checkpoint."
         )
     if "gen_vision_config" not in top.values:
         raise CheckpointError(
-            f"{top.file} describes DeepSeek-VL, which cannot draw (it has no gen_vision_config) and is "
-            "not supported. Use a Janus or Janus-Pro checkpoint."
+            f"{top.file} describes DeepSeek-VL, which cannot draw (it has no gen_vision_config) "
+            "and is not supported. Use a Janus or Janus-Pro checkpoint."
         )
     return "original"
 
@@ -169,8 +170,8 @@ def _original(top: Section) -> ModelConfig:
         mlp_ratio=vision.number("mlp_ratio", 4.0),
         aligner_depth=aligner.integer("depth", 1),
     )
-    # `VQ-16` fixes these in deepseek's code (janus/models/vq_model.py: ModelArgs, Encoder); a checkpoint
-    # of another shape states them under the names they have there.
+    # `VQ-16` fixes these in deepseek's code (janus/models/vq_model.py: ModelArgs, Encoder); a
+    # checkpoint of another shape states them under the names they have there.
     multiplier = vq.integers("encoder_ch_mult", (1, 1, 2, 2, 4))
     autoencoder = VqConfig(
         codebook_size=vq.integer("image_token_size"),
@@ -197,7 +198,7 @@ def _original_aligner(top: Section, name: str) -> Section:
 
 
 def _transformers(top: Section) -> ModelConfig:
-    """The layout of deepseek-community's repositories, with the defaults of transformers' `JanusConfig`."""
+    """The layout of deepseek-community's repositories; defaults of transformers' `JanusConfig`."""
     vision = top.section("vision_config")
     vision.only("hidden_act", "gelu", default="gelu")
     vision.only("attention_bias", True, default=True)
@@ -239,7 +240,7 @@ def _transformers(top: Section) -> ModelConfig:
 
 
 def _backbone(text: Section, *, tied_head: bool = False) -> BackboneConfig:
-    """A `LlamaConfig`; what the file leaves out has Llama's default (Janus-Pro-7B leaves out most)."""
+    """A `LlamaConfig`; what the file leaves out is Llama's default (7B leaves out most)."""
     text.only("model_type", "llama", default="llama")
     text.only("hidden_act", "silu", default="silu")
     text.only("attention_bias", False, default=False)

@@ -13,7 +13,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with a random model of 2 layers, 16 image tokens, 16 codes and 16x16 px pictures."""
+    """A random model: 2 layers, 16 image tokens, 16 codes, pictures of 16 x 16 pixels."""
     return save_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
 
 

@@ -1,8 +1,8 @@
-"""Tiny checkpoints with random weights, in the transformers layout, written by transformers itself.
+"""Tiny checkpoints with random weights, in the transformers layout, written by transformers.
 
-Owns their shapes and the spread of their weights: large enough that the best logit leads clearly, so
-that greedy decoding is the same on every machine. The oracle is `JanusForConditionalGeneration`, loaded
-from the very same files.
+Owns their shapes and the spread of their weights: large enough that the best logit leads clearly,
+so that greedy decoding is the same on every machine. The oracle is `JanusForConditionalGeneration`,
+loaded from the very same files.
 """
 
 import json
@@ -14,7 +14,10 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from tokenizers.processors import TemplateProcessing
 from torch import nn
 
-BOS, EOS, PAD = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<｜▁pad▁｜>"
+# U+FF5C is a full-width bar, U+2581 the underscore of SentencePiece.
+BOS = "<\uff5cbegin\u2581of\u2581sentence\uff5c>"
+EOS = "<\uff5cend\u2581of\u2581sentence\uff5c>"
+PAD = "<\uff5c\u2581pad\u2581\uff5c>"
 BEGIN_OF_IMAGE, END_OF_IMAGE = "<begin_of_image>", "<end_of_image>"
 IMAGE_PLACEHOLDER = "<image_placeholder>"
 # Names and order of Janus-Pro-1B.
@@ -38,8 +41,9 @@ NUM_BASE_TOKENS = 300
 VOCAB_SIZE = 320  # more rows than the tokenizer has ids, as in every Janus
 
 CORPUS = (
-    "You are a helpful language and vision assistant. You are able to understand the visual content "
-    "that the user provides, and assist the user with a variety of tasks using natural language.",
+    "You are a helpful language and vision assistant. You are able to understand the visual "
+    "content that the user provides, and assist the user with a variety of tasks using natural "
+    "language.",
     "a large red circle to the left of a small blue square on a white background",
     "What is in the picture? Which color is the star? How many shapes are there?",
 )
@@ -200,11 +204,11 @@ def _randomise(model: nn.Module, seed: int) -> None:
 
 
 def _gain(name: str) -> float:
-    """Backbone and heads: attention is far from uniform and logits lie some units apart. VQ: pixels stay
-    mostly within [-1, 1], where a difference shows."""
+    """Attention is far from uniform, logits lie some units apart, and pixels stay mostly within
+    [-1, 1], where a difference shows."""
     if "vqmodel" in name:
         return 0.8 if "decoder.conv_out" in name else 1.0
-    return 3.0 if "head" in name else 1.7
+    return {"lm_head.weight": 3.0}.get(name, 1.7)
 
 
 def _save_tokenizer(directory: Path, tokenizer: Tokenizer) -> None:

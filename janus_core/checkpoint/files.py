@@ -1,8 +1,8 @@
 """The weight files of a checkpoint directory, read tensor by tensor.
 
-Owns file formats: safetensors or `.bin` (`weights_only=True`: a pickle may hold nothing but tensors), in
-one file or sharded with an index. Knows no layout. Invariant: whatever is wrong with a file is a
-`CheckpointError` that names it.
+Owns file formats: safetensors or `.bin` (`weights_only=True`: a pickle may hold nothing but
+tensors), in one file or sharded with an index. Knows no layout. Invariant: whatever is wrong with a
+file is a `CheckpointError` that names it.
 """
 
 import json
@@ -38,7 +38,8 @@ def stored_shapes(file: Path) -> dict[str, tuple[int, ...]]:
     if file.suffix == ".safetensors":
         try:
             with safe_open(file, framework="pt") as handle:
-                return {name: tuple(handle.get_slice(name).get_shape()) for name in handle.keys()}
+                names = handle.keys()
+                return {name: tuple(handle.get_slice(name).get_shape()) for name in names}
         except (SafetensorError, OSError) as error:
             raise _damaged(file, error) from error
     return {name: tuple(tensor.shape) for name, tensor in _load_bin(file).items()}
@@ -51,7 +52,8 @@ def read_tensors(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
         return
     try:
         with safe_open(file, framework="pt") as handle:
-            for name in handle.keys():
+            names = handle.keys()
+            for name in names:
                 yield name, handle.get_tensor(name)
     except (SafetensorError, OSError) as error:
         raise _damaged(file, error) from error

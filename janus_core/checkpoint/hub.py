@@ -1,8 +1,8 @@
 """Where a checkpoint is: a local directory, or a Hugging Face id in the local cache or on the hub.
 
 Owns the choice and the words for what can go wrong; huggingface_hub owns the cache, the environment
-variables (HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, HF_ENDPOINT, ...) and the transfer. Invariant: returns an
-existing directory or raises `CheckpointError`.
+variables (HF_HOME, HF_TOKEN, HF_HUB_OFFLINE, HF_ENDPOINT, ...) and the transfer. Invariant: returns
+an existing directory or raises `CheckpointError`.
 """
 
 import re

@@ -16,8 +16,8 @@ from janus_core.config import Layout
 class Rule:
     """What becomes of the stored tensors whose whole name matches `pattern`.
 
-    No target: dropped. One: taken as it is, after removing the leading axis of length 1 if `squeeze`.
-    Several: cut into equal parts along the first axis, in the order of the targets.
+    No target: dropped. One: taken as it is, after removing the leading axis of length 1 if
+    `squeeze`. Several: cut into equal parts along the first axis, in the order of the targets.
     """
 
     pattern: str

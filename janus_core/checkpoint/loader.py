@@ -1,8 +1,8 @@
 """From the files of a checkpoint to a network that runs.
 
-Owns the strictness: every parameter is assigned exactly once, every stored tensor is used or dropped on
-purpose, every number is finite. Knows names only through `layouts`, bytes only through `files`.
-Invariant: besides the network itself, about one stored tensor is in memory at a time.
+Owns the strictness: every parameter is assigned exactly once, every stored tensor is used or
+dropped on purpose, every number is finite. Knows names only through `layouts`, bytes only through
+`files`. Invariant: besides the network itself, about one stored tensor is in memory at a time.
 """
 
 import logging
@@ -26,8 +26,8 @@ _HEAD = "lm_head.weight"
 def load_model(directory: Path, *, device: torch.device, dtype: torch.dtype) -> JanusModel:
     """The network of a checkpoint directory in either layout.
 
-    Raises `CheckpointError` before any large allocation if names or shapes do not fit `config.json`, and
-    while loading if a file is damaged or a number is not finite in `dtype`.
+    Raises `CheckpointError` before any large allocation if names or shapes do not fit
+    `config.json`, and while loading if a file is damaged or a number is not finite in `dtype`.
     """
     started = time.monotonic()
     config = read_config(directory)

@@ -1,11 +1,11 @@
 """The Llama decoder over slots.
 
-Owns the transformer layers; the embedding tables and the heads belong to `janus.py`. Knows neither words
-nor codes: a row of the batch is a row. Invariant: parameters that one product can serve are one parameter
-(q, k, v; gate, up), filled piece by piece by the checkpoint reader.
+Owns the transformer layers; the embedding tables and the heads belong to `janus.py`. Knows neither
+words nor codes: a row of the batch is a row. Invariant: parameters that one product can serve are
+one parameter (q, k, v; gate, up), filled piece by piece by the checkpoint reader.
 
-Shape suffixes: T packed tokens, D model width, N query heads, K key/value heads, H head width, P pool
-positions.
+Shape suffixes: T packed tokens, D model width, N query heads, K key/value heads, H head width, P
+pool positions.
 """
 
 import torch
@@ -67,7 +67,7 @@ class Attention(nn.Module):
         """Where the tensors of a checkpoint go: views of the fused parameter."""
         kv_width = self.num_kv_heads * self.head_dim
         sizes = (self.num_heads * self.head_dim, kv_width, kv_width)
-        q, k, v = self.qkv_proj.weight.detach().split(sizes)
+        q, k, v = torch.split(self.qkv_proj.weight.detach(), sizes)
         return {
             "q_proj.weight": q,
             "k_proj.weight": k,
@@ -110,6 +110,20 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = RmsNorm(config.width, eps=config.rms_eps)
         self.mlp = GatedMlp(config)
 
+    def forward(
+        self,
+        x_TD: torch.Tensor,
+        rotary_T21H: torch.Tensor,
+        cache_positions_T: torch.Tensor,
+        kv_2KPH: torch.Tensor,
+        groups: tuple[SpanGroup, ...],
+    ) -> torch.Tensor:
+        """One layer; `Attention.forward` says what it writes."""
+        normed_TD = self.input_layernorm(x_TD)
+        x_TD = x_TD + self.self_attn(normed_TD, rotary_T21H, cache_positions_T, kv_2KPH, groups)
+        out_TD: torch.Tensor = x_TD + self.mlp(self.post_attention_layernorm(x_TD))
+        return out_TD
+
     def destinations(self) -> dict[str, torch.Tensor]:
         """Names of the transformers layout, relative to the layer."""
         norms = {
@@ -148,11 +162,7 @@ class Backbone(nn.Module):
             cache_positions_T = cache_positions_T[order_T]
         rotary_T21H = self.rotary_P21H[positions_T]
         for layer, kv_2KPH in zip(self.layers, kv.layers, strict=True):
-            normed_TD = layer.input_layernorm(x_TD)
-            x_TD = x_TD + layer.self_attn(
-                normed_TD, rotary_T21H, cache_positions_T, kv_2KPH, layout.groups
-            )
-            x_TD = x_TD + layer.mlp(layer.post_attention_layernorm(x_TD))
+            x_TD = layer(x_TD, rotary_T21H, cache_positions_T, kv_2KPH, layout.groups)
         hidden_TD: torch.Tensor = self.norm(x_TD)
         if order_T is None:
             return hidden_TD

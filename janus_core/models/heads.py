@@ -1,7 +1,7 @@
 """The small networks around the backbone: aligners and the generation head.
 
-Knows no sequences. Invariant: the generation head's last layer is affine, so guidance may be applied
-before it (`guided`), which halves the head's work and is equal up to rounding.
+Knows no sequences. Invariant: the generation head's last layer is affine, so guidance may be
+applied before it (`guided`), which halves the head's work and is equal up to rounding.
 
 Shape suffixes: R rows, I guided images, D model width, W inner width of the head, C codebook.
 """

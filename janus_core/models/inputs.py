@@ -31,8 +31,10 @@ class Span:
 @dataclass(frozen=True, slots=True)
 class BatchInputs:
     """`token_ids_T` are ids of the joint space (code + vocab_size), `positions_T` rotary positions,
-    `cache_positions_T` pool positions to write. Each pair in `image_embeddings` replaces the embeddings of
-    packed tokens `[first, first + S')` by the rows of an `[S', D]` tensor. All index tensors are int64."""
+    `cache_positions_T` pool positions to write. Each pair in `image_embeddings` replaces the
+    embeddings of
+    packed tokens `[first, first + S')` by the rows of an `[S', D]` tensor. All index tensors are
+    int64."""
 
     token_ids_T: torch.Tensor
     positions_T: torch.Tensor

@@ -1,13 +1,14 @@
 """Janus: both pathways around one backbone.
 
-Owns the joint embedding table of words and codes, both heads, both aligners, and transformers' SigLIP
-tower and VQ autoencoder. Knows no requests and no sampling. Invariant: id `vocab_size + c` embeds code
-`c` exactly as `gen_aligner(gen_embed[c])` would.
+Owns the joint embedding table of words and codes, both heads, both aligners, and transformers'
+SigLIP tower and VQ autoencoder. Knows no requests and no sampling. Invariant: id `vocab_size + c`
+embeds code `c` exactly as `gen_aligner(gen_embed[c])` would.
 
-Parameters are named as in the transformers layout (`destinations`), the only names this module knows.
+Parameters are named as in the transformers layout (`destinations`), the only names this module
+knows.
 
-Shape suffixes: T packed tokens, R rows, I guided images, D model width, V text vocabulary, C codebook,
-B images, S image slots (embeddings or codes of one image).
+Shape suffixes: T packed tokens, R rows, I guided images, D model width, V text vocabulary, C
+codebook, B images, S image slots (embeddings or codes of one image).
 """
 
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from janus_core.models.kv_pool import KvPool
 
 
 class JanusModel(nn.Module):
-    """Built empty on the meta device; `janus_core.checkpoint.load_model` gives it memory and weights."""
+    """Starts as a `skeleton`; `janus_core.checkpoint.load_model` gives it memory and weights."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -48,7 +49,7 @@ class JanusModel(nn.Module):
     def skeleton(
         cls, config: ModelConfig, *, device: torch.device, dtype: torch.dtype
     ) -> "JanusModel":
-        """Shapes without memory, in the dtypes for `device`. `to_empty(device=...)` allocates them."""
+        """Shapes without memory, in the dtypes for `device`; `to_empty` allocates them."""
         with torch.device("meta"):
             model = cls(config)
         model.to(dtype)
@@ -93,7 +94,7 @@ class JanusModel(nn.Module):
 
     @torch.inference_mode()
     def forward(self, inputs: BatchInputs, kv: KvPool) -> torch.Tensor:
-        """Hidden vectors `[T, D]` after the final norm; writes keys and values of every row to the pool."""
+        """Hidden vectors `[T, D]` after the final norm; writes every row's keys and values."""
         x_TD = F.embedding(inputs.token_ids_T, self.embeddings)
         for first, embeddings_SD in inputs.image_embeddings:
             x_TD[first : first + len(embeddings_SD)] = embeddings_SD
@@ -151,8 +152,10 @@ class JanusModel(nn.Module):
 
 
 def vq_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
-    """The VQ autoencoder's precision: bf16 where it is fast, else fp32. Its attention scales after the
-    product of queries and keys, which overflows fp16."""
+    """Precision of the VQ autoencoder: bf16 where it is fast, else fp32.
+
+    Never fp16: its attention scales after the product of queries and keys, which overflows.
+    """
     return torch.bfloat16 if device.type == "cuda" and dtype == torch.bfloat16 else torch.float32
 
 

@@ -1,12 +1,13 @@
 """Attention of a packed batch over the slots of the KV pool.
 
-Owns the choice of calls for a batch: sequences whose slots lie at equal distances and whose contexts are
-equal (above all the two sequences of a guided image) share one call, without copying their keys and
-values. Knows no weights and no requests. Invariant: a token sees exactly the positions of its own slot up
-to its own; how sequences are grouped changes no result beyond rounding.
+Owns the choice of calls for a batch: sequences whose slots lie at equal distances and whose
+contexts are equal (above all the two sequences of a guided image) share one call, without copying
+their keys and values. Knows no weights and no requests. Invariant: a token sees exactly the
+positions of its own slot up to its own; how sequences are grouped changes no result beyond
+rounding.
 
-Shape suffixes: T packed tokens, G sequences of a group, N query heads, K key/value heads, H head width,
-P pool positions, Q new tokens of one sequence, L context.
+Shape suffixes: T packed tokens, G sequences of a group, N query heads, K key/value heads, H head
+width, P pool positions, Q new tokens of one sequence, L context.
 """
 
 from collections.abc import Sequence
@@ -27,8 +28,8 @@ class SpanGroup:
     """Sequences served by one attention call.
 
     Sequence `g` of the group has the `num_tokens` rows from `first + g * num_tokens` (after
-    `AttentionLayout.order`) and the slot at `slot_start + g * slot_stride`. `mask_QL` is given where
-    neither "all" (one new token) nor "causal from position 0" describes what is seen.
+    `AttentionLayout.order`) and the slot at `slot_start + g * slot_stride`. `mask_QL` is given
+    where neither "all" (one new token) nor "causal from position 0" describes what is seen.
     """
 
     first: int
@@ -132,7 +133,7 @@ def _mask(num_tokens: int, context: int, *, device: torch.device) -> torch.Tenso
 
 
 def _equidistant(starts: list[int]) -> list[list[int]]:
-    """Cut ascending numbers into runs of equal distance: [0, 5, 10, 12, 30] -> [0, 5, 10], [12, 30]."""
+    """Cut into runs of equal distance: [0, 5, 10, 12, 30] -> [0, 5, 10], [12, 30]."""
     runs: list[list[int]] = []
     for start in starts:
         run = runs[-1] if runs else []

@@ -1,7 +1,7 @@
 """Rotary position embedding, rotate-half form (arXiv:2104.09864, as in transformers' Llama).
 
-Owns the table of cosines and sines; knows nothing of slots. Invariant: angles are computed and applied
-in fp32, whatever the model's dtype.
+Owns the table of cosines and sines; knows nothing of slots. Invariant: angles are computed and
+applied in fp32, whatever the model's dtype.
 
 Shape suffixes: P positions, T packed tokens, N heads, H head width.
 """
@@ -14,8 +14,8 @@ def rotary_table(
 ) -> torch.Tensor:
     """Cosines and signed sines, fp32 `[P, 2, 1, H]`.
 
-    The sines of the first half carry the minus sign of `rotate_half`, so that rotating is a product, a
-    roll and a fused multiply-add.
+    The sines of the first half carry the minus sign of `rotate_half`, so that rotating is a
+    product, a roll and a fused multiply-add.
     """
     # float64 for the angles: position x frequency loses up to 3 digits in fp32 at position 16383.
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float64, device=device) / head_dim
