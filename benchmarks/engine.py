@@ -64,6 +64,8 @@ def main() -> None:
         chosen = [each for each in work if arguments.only in each.name]
         print(_machine(arguments))
         results = []
+        for side in sides:
+            side.run(builder.build(work[0]))
         for inputs in map(builder.build, chosen):
             results.append(_measure(sides, inputs, arguments.rounds, config=builder.config))
             print(_row(results[-1]), flush=True)
@@ -92,9 +94,7 @@ def _checkpoint(model: str, scratch: Path) -> Path:
 def _measure(
     sides: tuple[TransformersSide, EngineSide], inputs: Inputs, rounds: int, *, config: ModelConfig
 ) -> Result:
-    """Run both sides once to warm up, then `rounds` times in turns."""
-    for side in sides:
-        side.run(inputs)
+    """Run both sides `rounds` times in turns."""
     theirs: list[Outcome] = []
     ours: list[Outcome] = []
     for index in range(rounds):

@@ -1,0 +1,130 @@
+"""The documentation says what the code does: settings, metrics, fields, commands, links, examples.
+
+Compares tables in both directions, so that neither a new setting without a line nor a line without a
+setting passes.
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+from pydantic_core import PydanticUndefined
+
+from server import metrics
+from server.cli import app
+from server.schemas.chat import ChatRequest
+from server.schemas.common import Body
+from server.schemas.images import ImageGenerationRequest
+from server.settings import Settings
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+OPERATIONS = ROOT / "docs" / "operations.md"
+API = ROOT / "docs" / "api.md"
+
+
+def _section(path: Path, heading: str) -> str:
+    """The text below a second-level heading, up to the next one."""
+    found = re.search(
+        rf"^## {re.escape(heading)}$(.*?)(?=^## |\Z)", path.read_text("utf-8"), re.M | re.S
+    )
+    assert found, f"{path.name} has no heading {heading}"
+    return found[1]
+
+
+def _rows(text: str) -> list[list[str]]:
+    """The cells of every table row of the text but the header and the line below it."""
+    tables = re.findall(r"(?:^\|.*\n)+", text, re.M)
+    rows = [line for table in tables for line in table.splitlines()[2:]]
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
+
+
+def _names(text: str) -> set[str]:
+    """Everything in backticks that looks like a field."""
+    return set(re.findall(r"`([a-z_]+)`", text))
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    documented = {row[0]: row[1:] for row in _rows(_section(OPERATIONS, "Settings"))}
+    fields = Settings.model_fields
+    assert set(documented) == {f"`{name}`" for name in fields}
+    for name, field in fields.items():
+        default, text = documented[f"`{name}`"]
+        assert default == ("" if field.default is None else f"`{field.default}`"), name
+        assert text == field.description, name
+
+
+def test_every_metric_is_documented() -> None:
+    documented = {row[0]: row[1:] for row in _rows(_section(OPERATIONS, "Metrics"))}
+    counters = {f"{metrics.PREFIX}{name}_total": spec for name, spec in metrics.COUNTERS.items()}
+    histograms = {f"{metrics.PREFIX}{name}": spec for name, spec in metrics.HISTOGRAMS.items()}
+    for name, spec in (counters | histograms).items():
+        kind, labels, text = documented[f"`{name}`"]
+        assert kind == ("counter" if name in counters else "histogram"), name
+        assert labels == ", ".join(spec.labels), name
+        assert text == spec.help, name
+    engine = {f"{metrics.PREFIX}{name}": text for name, text in metrics.ENGINE_GAUGES.items()}
+    engine |= {
+        f"{metrics.PREFIX}{name}_total": text for name, text in metrics.ENGINE_COUNTERS.items()
+    }
+    for name, text in engine.items():
+        assert documented[f"`{name}`"][2] == text, name
+    others = {
+        metrics.PREFIX + metrics.INFO,
+        f"{metrics.HTTP_COUNTER}_total",
+        metrics.HTTP_HISTOGRAM,
+    }
+    names = {*counters, *histograms, *engine, *others}
+    assert set(documented) == {f"`{name}`" for name in names}
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [(ChatRequest, "chat/completions"), (ImageGenerationRequest, "images/generations")],
+)
+def test_every_field_is_documented(body: type[Body], path: str) -> None:
+    """Used fields in the table, the others in the paragraph that says what becomes of them."""
+    section = _section(API, f"POST /v1/{path}")
+    used = {name for row in _rows(section) for name in _names(row[0])}
+    without_effect = re.search(r"^Accepted without effect:(.*?)\n\n", section, re.M | re.S)
+    refused = re.search(r"^Refused(?: unless they ask for nothing)?:(.*?)\n\n", section, re.M | re.S)
+    assert without_effect
+    assert refused
+    assert used == set(body.model_fields)
+    assert _names(without_effect[1]) == body.without_effect
+    assert body.refused.keys() <= _names(refused[1])
+
+
+def test_every_command_exists() -> None:
+    """Wherever the documentation shows `janus something`, there is such a command."""
+    known = {command.name or command.callback.__name__ for command in app.registered_commands}
+    for page in PAGES:
+        shown = set(re.findall(r"(?:^|`|bin/)janus ([a-z]+)\b", page.read_text("utf-8"), re.M))
+        assert shown <= known, page.name
+
+
+def test_every_command_is_documented() -> None:
+    quickstart = (ROOT / "docs" / "quickstart.md").read_text("utf-8")
+    operations = OPERATIONS.read_text("utf-8")
+    for command in app.registered_commands:
+        name = command.name or command.callback.__name__
+        assert f"janus {name}" in quickstart + operations
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)", page.read_text("utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_examples_are_python(page: Path) -> None:
+    for code in re.findall(r"^```python\n(.*?)^```", page.read_text("utf-8"), re.M | re.S):
+        compile(code, page.name, "exec")
+
+
+def test_defaults_are_values() -> None:
+    """The table compares defaults as text; a factory would have none to compare."""
+    factories = [n for n, f in Settings.model_fields.items() if f.default is PydanticUndefined]
+    assert not factories
