@@ -27,8 +27,9 @@ ALLOWED = {
     "models": {"ops", "config", "errors"},
     "checkpoint": {"models", "strict_json", "config", "errors"},
     "engine": {"models", "ops", "tokenizer", "config", "errors"},
+    "device": {"engine.settings", "config", "errors"},
     "pipeline": {
-        *("engine", "checkpoint", "models", "prompt", "images", "tokenizer"),
+        *("device", "engine", "checkpoint", "models", "prompt", "images", "tokenizer"),
         *("strict_json", "config", "errors"),
     },
 }

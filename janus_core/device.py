@@ -1,0 +1,160 @@
+"""Where the model runs, in which dtype, and how much room that leaves for the KV pool.
+
+Owns the defaults for a machine; knows sizes, but neither weights nor requests. Invariant: a choice
+that this machine cannot honour is refused by name, never replaced in silence.
+"""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from janus_core.config import ModelConfig
+from janus_core.engine.settings import EngineSettings, bytes_per_position
+from janus_core.errors import CheckpointError, ParameterError
+
+DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+# What a pool may take by default. On a GPU the process is alone; half-drawn pictures, the vision
+# tower and the largest step need what is left. A CPU's memory belongs to others as well.
+CUDA_SHARE = 0.85
+CUDA_RESERVE_BYTES = 2**30
+CPU_SHARE = 0.25
+CPU_LIMIT_BYTES = 4 * 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A device and the dtype of the weights and of the KV pool on it."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def dtype_name(self) -> str:
+        """As settings spell it, for example `bfloat16`."""
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def hardware(self) -> str:
+        """The device in words, for people."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return f"{torch.get_num_threads()} threads on {os.cpu_count()} cores"
+
+
+def place(device: str = "auto", dtype: str = "auto") -> Placement:
+    """The placement two settings ask for; `auto` is CUDA in bfloat16 if there is one, else CPU in
+    float32.
+
+    `device` is auto, cpu, cuda or cuda:N; `dtype` is auto or a name in `DTYPES`. Raises
+    ParameterError for other names, devices this machine lacks and float16 or bfloat16 where the
+    device has no use for it.
+    """
+    chosen = _device(device)
+    if dtype == "auto":
+        return Placement(chosen, torch.float32 if chosen.type == "cpu" else torch.bfloat16)
+    if dtype not in DTYPES:
+        known = ", ".join(DTYPES)
+        raise ParameterError(f"dtype must be auto, {known}, but is {dtype}.", param="dtype")
+    if dtype == "float16" and chosen.type == "cpu":
+        raise ParameterError(
+            "float16 is not supported on a CPU: use float32 or bfloat16.", param="dtype"
+        )
+    return Placement(chosen, DTYPES[dtype])
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not (kind == "cuda" and index.isdecimal())):
+        raise ParameterError(
+            f"device must be auto, cpu, cuda or cuda:N, but is {name}.", param="device"
+        )
+    if kind == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ParameterError(
+            f"device is {name}, but this installation of torch finds no CUDA device.",
+            param="device",
+        )
+    number = int(index or 0)
+    if number >= torch.cuda.device_count():
+        raise ParameterError(
+            f"device is {name}, but there are {torch.cuda.device_count()} CUDA devices.",
+            param="device",
+        )
+    return torch.device("cuda", number)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can be allocated now: of the GPU, or of the machine within the process's
+    limits."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free
+    available = _meminfo_available()
+    limit, used = _cgroup_memory()
+    return available if limit is None else max(0, min(available, limit - used))
+
+
+def _meminfo_available() -> int:
+    """What Linux could hand out without swapping; half of all memory where it does not say."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+
+
+def _cgroup_memory() -> tuple[int | None, int]:
+    """Limit (None without one) and use of a container's memory, of either version of cgroups."""
+    for limit_file, use_file in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        (
+            "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+            "/sys/fs/cgroup/memory/memory.usage_in_bytes",
+        ),
+    ):
+        try:
+            limit, used = Path(limit_file).read_text().strip(), Path(use_file).read_text().strip()
+        except OSError:
+            continue
+        return (None if limit == "max" else int(limit)), int(used)
+    return None, 0
+
+
+def fit(settings: EngineSettings, config: ModelConfig, placement: Placement) -> EngineSettings:
+    """The settings with the size of the KV pool decided; call it once the weights are in place.
+
+    A size that was asked for is left alone. Otherwise the pool gets its share of the free memory,
+    at most what `max_sequences` of full length could use. Raises CheckpointError if not even one
+    picture fits.
+    """
+    if settings.kv_positions is not None or settings.kv_bytes is not None:
+        return settings
+    per_position = bytes_per_position(config.backbone, placement.dtype.itemsize)
+    free = free_bytes(placement.device)
+    if placement.device.type == "cuda":
+        budget = int((free - CUDA_RESERVE_BYTES) * CUDA_SHARE)
+    else:
+        budget = min(int(free * CPU_SHARE), CPU_LIMIT_BYTES)
+    positions = min(budget // per_position, settings.max_sequences * config.backbone.max_positions)
+    # A guided picture is two sequences; half as much again holds their prompts and a little text.
+    least = 3 * config.vq.num_codes
+    if positions < least:
+        raise CheckpointError(
+            f"One picture needs {least * per_position / 2**20:.0f} MiB of KV pool, but of the "
+            f"{free / 2**20:.0f} MiB free on {placement.device} the pool may take "
+            f"{max(budget, 0) / 2**20:.0f} MiB. Free some memory, choose a smaller model, or set "
+            "kv_positions."
+        )
+    return replace(settings, kv_positions=positions)
