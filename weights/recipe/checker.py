@@ -81,7 +81,7 @@ class RequiredObject:
     """An object that was asked for; None leaves a property open."""
 
     shape: str
-    color: str
+    color: str | None
     size: str | None = None
     place: str | None = None
 
@@ -149,12 +149,13 @@ def name_color(rgb: Floats, names: Sequence[str]) -> str | None:
 def _faults(order: Sequence[FoundObject], requirement: Requirement) -> list[str]:
     faults = []
     for seen, asked in zip(order, requirement.objects, strict=True):
-        pairs = [(seen.shape, asked.shape), (seen.color, asked.color)]
-        if asked.size is not None:
-            pairs.append((seen.size, asked.size))
-        if asked.place is not None:
-            pairs.append((_place(seen), asked.place))
-        faults += [f"{have} instead of {want}" for have, want in pairs if have != want]
+        pairs = (
+            (seen.shape, asked.shape),
+            (seen.color, asked.color),
+            (seen.size, asked.size),
+            (_place(seen), asked.place),
+        )
+        faults += [f"{have} instead of {want}" for have, want in pairs if want not in (None, have)]
     for i, relation, j in requirement.relations:
         if not _related(order[i], relation, order[j]):
             faults.append(f"object {i} is not {relation} of object {j}")
