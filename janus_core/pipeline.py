@@ -27,6 +27,7 @@ from janus_core.engine.service import EngineService
 from janus_core.engine.settings import EngineSettings
 from janus_core.errors import CheckpointError, ContextLengthError, ParameterError
 from janus_core.images import ImageLimits, ImageProcessor, PreparedImage, decode_image
+from janus_core.ops.attention import BACKEND
 from janus_core.prompt import Message, PromptBuilder
 from janus_core.strict_json import read_object
 from janus_core.tokenizer import Tokenizer
@@ -162,6 +163,11 @@ class Pipeline:
     def dtype(self) -> str:
         """For example `bfloat16`."""
         return self.placement.dtype_name
+
+    @property
+    def attention_backend(self) -> str:
+        """The attention function in use."""
+        return BACKEND
 
     @property
     def max_context(self) -> int:

@@ -29,7 +29,16 @@ ALLOWED = {
     "engine": {"models", "ops", "tokenizer", "config", "errors"},
     "device": {"engine.settings", "config", "errors"},
     "pipeline": {
-        *("device", "engine", "checkpoint", "models", "prompt", "images", "tokenizer"),
+        *(
+            "device",
+            "engine",
+            "checkpoint",
+            "models",
+            "ops.attention",
+            "prompt",
+            "images",
+            "tokenizer",
+        ),
         *("strict_json", "config", "errors"),
     },
 }
