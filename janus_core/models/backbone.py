@@ -66,7 +66,7 @@ class Attention(nn.Module):
     def destinations(self) -> dict[str, torch.Tensor]:
         """Where the tensors of a checkpoint go: views of the fused parameter."""
         kv_width = self.num_kv_heads * self.head_dim
-        sizes = (self.num_heads * self.head_dim, kv_width, kv_width)
+        sizes = [self.num_heads * self.head_dim, kv_width, kv_width]
         q, k, v = torch.split(self.qkv_proj.weight.detach(), sizes)
         return {
             "q_proj.weight": q,

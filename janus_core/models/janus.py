@@ -24,6 +24,7 @@ from janus_core.models.backbone import Backbone
 from janus_core.models.heads import Aligner, GenerationHead
 from janus_core.models.inputs import BatchInputs
 from janus_core.models.kv_pool import KvPool
+from janus_core.ops.linear import can_pack, pack_linears
 
 
 class JanusModel(nn.Module):
@@ -58,7 +59,11 @@ class JanusModel(nn.Module):
 
     @torch.inference_mode()
     def finish_loading(self) -> None:
-        """Compute what follows from the weights: rotary table, code embeddings, unit codebook."""
+        """Compute what follows from the weights: rotary table, code embeddings, unit codebook.
+
+        Call once, after the last tensor was read: linear layers may be packed here, and then the
+        memory that `destinations` names is gone.
+        """
         self.language_model.build_tables(device=self.device)
         embeddings = self.vision_model.embeddings
         embeddings.position_ids.copy_(torch.arange(embeddings.num_positions)[None])
@@ -71,6 +76,8 @@ class JanusModel(nn.Module):
             raw = self.generation_embeddings.weight[first : first + 2048].float()
             rows = slice(self.config.backbone.vocab_size + first, None)
             self.embeddings[rows][: len(raw)] = _apply_float(self.generation_aligner, raw)
+        if can_pack(device=self.device, dtype=self.dtype):
+            pack_linears(self)
 
     @property
     def device(self) -> torch.device:

@@ -56,3 +56,8 @@ class KvPool:
         assert max(source_start, target_start) + length <= self.num_positions, "beyond the pool"
         source = self._kv_L2KPH.narrow(3, source_start, length)
         self._kv_L2KPH.narrow(3, target_start, length).copy_(source)
+
+    @torch.inference_mode()
+    def clear(self, start: int, length: int) -> None:
+        """Zero `length` positions of every layer: whoever wrote numbers that are not finite ends so."""
+        self._kv_L2KPH.narrow(3, start, length).zero_()
