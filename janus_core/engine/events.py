@@ -37,7 +37,8 @@ class SampledToken:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Durations in seconds of one request; `first_s` runs from submit to the first token or code."""
+    """Durations in seconds of one request; `first_s` runs from submit to the first token or
+    code."""
 
     queue_s: float
     first_s: float
@@ -49,8 +50,8 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Token counts. For images, `output_tokens` is the number of codes. `cached_tokens` of the prompt
-    were found in the prefix cache, `image_tokens` of it are placeholders."""
+    """Token counts. For images, `output_tokens` is the number of codes. `cached_tokens` of the
+    prompt were found in the prefix cache, `image_tokens` of it are placeholders."""
 
     prompt_tokens: int
     output_tokens: int
@@ -68,7 +69,8 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class TextDelta:
-    """New text. `text` may be empty while bytes of a character or a possible stop string are held back."""
+    """New text. `text` may be empty while bytes of a character or a possible stop string are held
+    back."""
 
     request_id: str
     text: str

@@ -1,8 +1,8 @@
 """What goes into the engine: requests and their parameters.
 
-Owns the plain, immutable descriptions of work. Knows token ids and pixels, but neither torch nor HTTP.
-Invariant: a request that was constructed is valid by itself (`__post_init__` refuses the rest by
-name); whether it fits the model and the pool is decided at `submit`.
+Owns the plain, immutable descriptions of work. Knows token ids and pixels, but neither torch nor
+HTTP. Invariant: a request that was constructed is valid by itself (`__post_init__` refuses the rest
+by name); whether it fits the model and the pool is decided at `submit`.
 """
 
 import math
@@ -22,8 +22,9 @@ class SamplingParams:
     """How the next token is drawn; `temperature` 0 means argmax.
 
     Order of application: logit_bias, repetition, presence and frequency penalties, temperature,
-    top_k (0 = off), top_p (1 = off), min_p (0 = off), Gumbel argmax. `repetition_penalty` counts prompt
-    and output (as in transformers), presence and frequency count the output only (as OpenAI defines them).
+    top_k (0 = off), top_p (1 = off), min_p (0 = off), Gumbel argmax. `repetition_penalty` counts
+    prompt and output (as in transformers), presence and frequency count the output only (as OpenAI
+    defines them).
     """
 
     seed: int
@@ -53,8 +54,8 @@ class SamplingParams:
 class ImageInput:
     """An image to understand: preprocessed pixels and the place of its placeholders in the prompt.
 
-    `pixels_CHW` is float32 `[3, side, side]`, normalised. `digest` identifies the pixels (prefix and
-    vision cache keys). The placeholders are prompt positions `[first, first + num_tokens)`.
+    `pixels_CHW` is float32 `[3, side, side]`, normalised. `digest` identifies the pixels (prefix
+    and vision cache keys). The placeholders are prompt positions `[first, first + num_tokens)`.
     """
 
     digest: bytes
@@ -67,8 +68,9 @@ class ImageInput:
 class TextRequest:
     """A prompt, possibly with images, to be answered in text.
 
-    `logprobs`: None for none, else how many alternatives (0..20) to report beside the sampled token.
-    `tenant` salts the prefix and vision caches: equal prompts of different tenants share nothing.
+    `logprobs`: None for none, else how many alternatives (0..20) to report beside the sampled
+    token. `tenant` salts the prefix and vision caches: equal prompts of different tenants share
+    nothing.
     """
 
     id: str
@@ -99,9 +101,10 @@ class TextRequest:
 class ImageRequest:
     """One picture to draw.
 
-    `uncond_token_ids` is the unconditional prompt, as long as `token_ids`; None draws unguided, and then
-    `guidance` must be 1. `preview_at` lists the numbers of codes (ascending, below the total) after which a
-    half-drawn picture is rendered. `progress` asks for an event per finished row of codes.
+    `uncond_token_ids` is the unconditional prompt, as long as `token_ids`; None draws unguided, and
+    then `guidance` must be 1. `preview_at` lists the numbers of codes (ascending, below the total)
+    after which a half-drawn picture is rendered. `progress` asks for an event per finished row of
+    codes.
     """
 
     id: str
@@ -120,16 +123,17 @@ class ImageRequest:
         if self.uncond_token_ids is None:
             assert self.guidance == 1.0, "an unguided image has guidance 1"
         else:
-            assert len(self.uncond_token_ids) == len(self.token_ids), "the pair must be equally long"
+            assert len(self.uncond_token_ids) == len(self.token_ids), (
+                "the pair must be equally long"
+            )
 
 
 Request = TextRequest | ImageRequest
 
 
-def _within(
-    name: str, value: float, low: float, high: float, *, open_low: bool = False
-) -> None:
-    """Refuse a value outside `[low, high]` (`(low, high]` if `open_low`), NaN and infinity included."""
+def _within(name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
+    """Refuse a value outside `[low, high]` (`(low, high]` if `open_low`), NaN and infinity
+    included."""
     if math.isfinite(value) and low <= value <= high and not (open_low and value == low):
         return
     bracket = "(" if open_low else "["

@@ -1,0 +1,399 @@
+"""The engine: requests in, events out, one step at a time.
+
+Owns the live requests and ties scheduler, runner, text outputs and renderer together; knows no
+HTTP, no JSON and no threads. Invariant: every submitted request gets exactly one terminal event,
+and when none is live no slot is in use.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+
+from janus_core.engine.events import (
+    Event,
+    Failed,
+    Finished,
+    FinishReason,
+    ImageProgress,
+    Pixels,
+    Preview,
+    Started,
+    StepDone,
+)
+from janus_core.engine.plan import StepPlan
+from janus_core.engine.render import Rendered, RenderJob, new_renderer
+from janus_core.engine.report import timings_of, usage_of
+from janus_core.engine.request import ImageInput, ImageRequest, Request, TextRequest
+from janus_core.engine.runner import Runner, Sample
+from janus_core.engine.scheduler import Scheduler
+from janus_core.engine.sequence import RequestState, Role, new_state, num_output_of
+from janus_core.engine.settings import EngineSettings
+from janus_core.engine.slots import SlotPool, round_up
+from janus_core.engine.stats import EngineStats
+from janus_core.engine.text_output import TextOutput
+from janus_core.engine.vision_cache import VisionCache
+from janus_core.errors import (
+    ContextLengthError,
+    EngineDeadError,
+    JanusError,
+    ParameterError,
+    QueueFullError,
+    StepError,
+)
+from janus_core.models.janus import JanusModel
+from janus_core.models.kv_pool import KvPool
+from janus_core.tokenizer import Tokenizer
+
+MAX_LOST_STEPS = 8
+"""Steps in a row in which every request failed, after which the fault is not the requests'."""
+
+logger = logging.getLogger(__name__)
+
+
+class Engine:
+    """Deterministic and single-threaded: call `submit`, `cancel` and `step` from one thread.
+
+    `on_rendered` is called from the renderer's thread whenever a picture is ready, if
+    `settings.threaded_rendering`.
+    """
+
+    def __init__(self, model: JanusModel, tokenizer: Tokenizer, settings: EngineSettings) -> None:
+        config = model.config
+        num_positions = settings.pool_positions(config, bytes_per_value=model.dtype.itemsize)
+        self.settings = settings
+        self.on_rendered: Callable[[], None] = lambda: None
+        self._config = config
+        self._tokenizer = tokenizer
+        self._public_ids = frozenset(
+            (tokenizer.bos_id, tokenizer.pad_id, tokenizer.begin_of_image_id)
+        )
+        self.context_limit = min(config.backbone.max_positions, num_positions)
+        self._pool = SlotPool(num_positions, prefix_cache=settings.prefix_cache)
+        # Caches and the machinery on top of them.
+        self._vision_cache = VisionCache(settings.vision_cache_bytes)
+        self._scheduler = Scheduler(settings, self._pool, is_embedded=self._is_embedded)
+        self._runner = Runner(
+            model,
+            KvPool.allocate(config, num_positions, device=model.device, dtype=model.dtype),
+            self._vision_cache,
+            forbidden_ids=_forbidden_ids(tokenizer, config.backbone.vocab_size),
+            eos_id=tokenizer.eos_id,
+        )
+        self._renderer = new_renderer(model, settings, on_rendered=lambda: self.on_rendered())
+        # Live requests by id, in exactly one of: the scheduler, `_rendering`.
+        self._states: dict[str, RequestState] = {}
+        self._rendering: dict[str, RequestState] = {}
+        self._outputs: dict[str, TextOutput] = {}
+        self._events: list[Event] = []
+        self._num_submitted = 0
+        self._num_steps = 0
+        self._num_failed_steps = 0
+        self._num_lost_steps = 0
+        self._num_dropped_previews = 0
+
+    # ---- requests in ----------------------------------------------------------------------------
+
+    def validate(self, request: Request) -> None:
+        """Refuse a request that could never run: ContextLengthError, ParameterError.
+        Thread-safe."""
+        is_text = isinstance(request, TextRequest)
+        num_output = num_output_of(request, self._config)
+        num_prompt = len(request.token_ids)
+        needed = num_prompt + num_output - 1
+        pair = 2 if isinstance(request, ImageRequest) and request.uncond_token_ids else 1
+        if needed > self.context_limit or pair * round_up(needed) > self._pool.num_positions:
+            raise ContextLengthError(
+                f"The prompt has {num_prompt} tokens and the output up to {num_output}; "
+                f"together they exceed what fits, {self.context_limit} positions per sequence "
+                f"and {self._pool.num_positions} in all.",
+                param="messages" if is_text else "prompt",
+            )
+        num_ids = self._config.backbone.vocab_size if is_text else self._config.vq.codebook_size
+        for token_id, _ in request.sampling.logit_bias:
+            if not 0 <= token_id < num_ids:
+                raise ParameterError(
+                    f"logit_bias names token {token_id}, but ids are within [0, {num_ids}).",
+                    param="logit_bias",
+                )
+
+    def submit(self, request: Request) -> None:
+        """Queue a request. Raises what `validate` raises, and QueueFullError."""
+        self.validate(request)
+        assert request.id not in self._states, f"request {request.id} is live already"
+        if self._scheduler.num_waiting >= self.settings.max_waiting:
+            raise QueueFullError(
+                f"{self._scheduler.num_waiting} requests are waiting already, the limit is "
+                f"{self.settings.max_waiting}.",
+                retry_after_s=1.0,
+            )
+        state = new_state(
+            request,
+            config=self._config,
+            public_ids=self._public_ids,
+            order=self._num_submitted,
+            now_s=time.monotonic(),
+        )
+        self._num_submitted += 1
+        self._states[request.id] = state
+        if isinstance(request, TextRequest):
+            detokenizer = self._tokenizer.stream()
+            eos_id = self._tokenizer.eos_id
+            self._outputs[request.id] = TextOutput(request, detokenizer, eos_id=eos_id)
+        self._scheduler.add(state)
+
+    def cancel(self, request_id: str) -> None:
+        """End a request and free its slots; without effect if it has ended already."""
+        state = self._states.get(request_id)
+        if state is not None:
+            self._finish(state, "cancelled")
+
+    def fail_all(self, error: JanusError) -> list[Event]:
+        """End all requests with `error`; returns what `step` would have."""
+        for state in list(self._states.values()):
+            self._fail(state, error)
+        return self._take_events()
+
+    # ---- events out -----------------------------------------------------------------------------
+
+    @property
+    def has_work(self) -> bool:
+        """Whether a step could still produce an event."""
+        return bool(self._states or self._events)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests without slots."""
+        return self._scheduler.num_waiting
+
+    @property
+    def is_rendering_only(self) -> bool:
+        """Whether nothing but the renderer can produce the next event."""
+        return not self._scheduler.has_work and not self._events
+
+    def step(self) -> list[Event]:
+        """Advance every running request by one token at most, and report all that happened since
+        the last call."""
+        plan = self._scheduler.plan()
+        self._start(plan)
+        if plan.chunks:
+            samples = self._run(plan)
+            self._commit(plan, samples)
+        self._collect_rendered()
+        return self._take_events()
+
+    def stats(self) -> EngineStats:
+        """The numbers of this moment. Thread-safe, if not from one instant."""
+        pool, scheduler, vision = self._pool, self._scheduler, self._vision_cache
+        return EngineStats(
+            num_running=scheduler.num_running,
+            num_waiting=scheduler.num_waiting,
+            num_rendering=len(self._rendering),
+            kv_positions=pool.num_positions,
+            kv_usage=pool.num_used / pool.num_positions,
+            kv_cached=pool.num_cached / pool.num_positions,
+            num_steps=self._num_steps,
+            prefix_queries=scheduler.prefix_queries_tokens,
+            prefix_hits=scheduler.prefix_hits_tokens,
+            vision_queries=vision.num_queries,
+            vision_hits=vision.num_hits,
+            vision_cache_bytes=vision.num_bytes,
+            num_set_backs=scheduler.num_set_backs,
+            num_failed_steps=self._num_failed_steps,
+            num_dropped_previews=self._num_dropped_previews,
+        )
+
+    def check_integrity(self) -> None:
+        """Assert that slots, queues and live requests agree; for tests and idle moments."""
+        self._scheduler.check_integrity()
+        num_scheduled = self._scheduler.num_waiting + self._scheduler.num_running
+        assert len(self._states) == num_scheduled + len(self._rendering), "a request is lost"
+        assert self._outputs.keys() <= self._states.keys(), "an answer without a request"
+
+    def close(self) -> None:
+        """Stop the renderer. Live requests get no further events."""
+        self._renderer.close()
+
+    # ---- below: the parts of a step -------------------------------------------------------------
+
+    def _start(self, plan: StepPlan) -> None:
+        """Report the requests that left the queue; those set back report only once."""
+        now_s = time.monotonic()
+        for state in plan.started:
+            if state.started_s is None:
+                state.started_s = now_s
+                self._events.append(Started(state.id, now_s - state.submitted_s))
+
+    def _run(self, plan: StepPlan) -> list[Sample]:
+        """Compute the plan; if that raises, compute its requests one by one and fail the
+        culprits."""
+        started_s = time.monotonic()
+        self._runner.copy(plan.copies)
+        try:
+            samples = self._runner.run(plan)
+        except Exception:
+            logger.exception("A step failed; its requests are repeated one by one.")
+            self._num_failed_steps += 1
+            samples = self._run_apart(plan)
+        self._num_steps += 1
+        self._num_lost_steps = self._num_lost_steps + 1 if not plan.chunks else 0
+        if self._num_lost_steps >= MAX_LOST_STEPS:
+            raise EngineDeadError(f"The last {MAX_LOST_STEPS} steps all failed.")
+        roles = [s.role for state in plan.sampling[: plan.num_decoding] for s in state.sequences]
+        self._events.append(
+            StepDone(
+                duration_s=time.monotonic() - started_s,
+                num_text_rows=roles.count(Role.TEXT),
+                num_cond_rows=roles.count(Role.COND),
+                num_uncond_rows=roles.count(Role.UNCOND),
+                num_prefill_tokens=plan.num_prefill_tokens,
+            )
+        )
+        return samples
+
+    def _run_apart(self, plan: StepPlan) -> list[Sample]:
+        """Run the plan request by request; those that raise fail and leave the plan."""
+        samples: list[Sample] = []
+        for state in plan.states():
+            try:
+                samples += self._runner.run(plan.only(state))
+            except Exception as error:
+                logger.exception("Request %s failed in a step of its own.", state.id)
+                plan.chunks = [chunk for chunk in plan.chunks if chunk.state is not state]
+                self._fail(state, StepError(f"The request failed in the engine: {error}"))
+        return samples
+
+    def _commit(self, plan: StepPlan, samples: list[Sample]) -> None:
+        """Make the step's results part of the requests."""
+        self._scheduler.commit(plan.chunks)
+        for encode in plan.encodes:
+            encode.state.embedded.add(encode.index)
+        for sample in samples:
+            if not sample.is_finite:
+                self._runner.clear(sample.state)
+                self._fail(sample.state, StepError("The model's output was not a finite number."))
+            elif sample.state.is_image:
+                self._accept_code(sample.state, sample.token.token_id)
+            else:
+                self._accept_word(sample)
+
+    def _accept_word(self, sample: Sample) -> None:
+        state = sample.state
+        if state.embedded:
+            # The prompt is computed; its images are not needed again unless it is set back.
+            state.embedded.clear()
+            self._runner.forget(state)
+        self._append(state, sample.token.token_id)
+        delta, reason = self._outputs[state.id].push(sample.token)
+        if delta is not None:
+            self._events.append(delta)
+        if reason is not None:
+            self._finish(state, reason)
+
+    def _accept_code(self, state: RequestState, code: int) -> None:
+        request, vq = state.request, self._config.vq
+        assert isinstance(request, ImageRequest)
+        self._append(state, self._config.backbone.vocab_size + code)
+        num_codes = state.num_output
+        if request.progress and num_codes % vq.grid == 0:
+            self._events.append(ImageProgress(state.id, num_codes, vq.num_codes))
+        if num_codes == vq.num_codes:
+            # The slots are free before the pixels exist.
+            self._scheduler.remove(state, keep_prefix=True)
+            self._rendering[state.id] = state
+            self._renderer.submit(RenderJob(state.id, self._codes_of(state)))
+        elif num_codes in request.preview_at:
+            index = request.preview_at.index(num_codes)
+            job = RenderJob(state.id, self._codes_of(state), preview_index=index)
+            self._num_dropped_previews += not self._renderer.submit(job)
+
+    def _append(self, state: RequestState, token_id: int) -> None:
+        state.append(token_id)
+        state.ended_s = time.monotonic()
+        if state.first_s is None:
+            state.first_s = state.ended_s
+
+    def _collect_rendered(self) -> None:
+        """Report the pictures the renderer has finished, unless their requests have ended."""
+        for rendered in self._renderer.poll():
+            job = rendered.job
+            state = self._states.get(job.request_id)
+            if state is None:
+                continue
+            if rendered.pixels is None:
+                logger.error("Rendering request %s failed.", state.id, exc_info=rendered.error)
+                self._fail(state, StepError(f"The picture could not be decoded: {rendered.error}"))
+            elif job.preview_index is not None:
+                self._events.append(
+                    Preview(state.id, job.preview_index, len(job.codes), rendered.pixels)
+                )
+            else:
+                self._finish(state, "stop", rendered)
+
+    def _finish(
+        self, state: RequestState, reason: FinishReason, rendered: Rendered | None = None
+    ) -> None:
+        """Emit the terminal event of a request that ended well, and forget it."""
+        self._forget(state, keep_prefix=True)
+        pixels: Pixels | None = None
+        codes: tuple[int, ...] = ()
+        vq_decode_s = 0.0
+        if rendered is not None:
+            pixels, codes = rendered.pixels, rendered.job.codes
+            vq_decode_s = rendered.duration_s
+        finished = Finished(
+            state.id,
+            reason,
+            usage_of(state),
+            timings_of(state, vq_decode_s=vq_decode_s),
+            pixels,
+            codes,
+        )
+        self._events.append(finished)
+        timings = finished.timings
+        logger.info(
+            "request %s kind=%s reason=%s output_tokens=%d queue_s=%.3f first_s=%.3f total_s=%.3f",
+            state.id,
+            "image" if state.is_image else "text",
+            reason,
+            state.num_output,
+            timings.queue_s,
+            timings.first_s,
+            timings.total_s,
+        )
+
+    def _fail(self, state: RequestState, error: JanusError) -> None:
+        """Emit the terminal event of a request that did not end well; what it computed is not
+        trusted."""
+        self._forget(state, keep_prefix=False)
+        self._events.append(Failed(state.id, error))
+
+    def _forget(self, state: RequestState, *, keep_prefix: bool) -> None:
+        if self._rendering.pop(state.id, None) is None:
+            self._scheduler.remove(state, keep_prefix=keep_prefix)
+        self._runner.forget(state)
+        self._outputs.pop(state.id, None)
+        del self._states[state.id]
+
+    def _take_events(self) -> list[Event]:
+        events, self._events = self._events, []
+        return events
+
+    def _codes_of(self, state: RequestState) -> tuple[int, ...]:
+        vocab_size = self._config.backbone.vocab_size
+        return tuple(token_id - vocab_size for token_id in state.output_ids)
+
+    def _is_embedded(self, tenant: str, image: ImageInput) -> bool:
+        return (tenant, image.digest) in self._vision_cache
+
+
+def _forbidden_ids(tokenizer: Tokenizer, vocab_size: int) -> list[int]:
+    """Ids that are no text: the padding of the embedding table, and the marks of prompts and
+    images."""
+    marks = (
+        tokenizer.bos_id,
+        tokenizer.pad_id,
+        tokenizer.begin_of_image_id,
+        tokenizer.end_of_image_id,
+        tokenizer.image_placeholder_id,
+    )
+    return [*range(tokenizer.num_ids, vocab_size), *(i for i in marks if i != tokenizer.eos_id)]

@@ -1,0 +1,178 @@
+"""From codes to pixels, off the hot path.
+
+Owns the queue of pictures to decode; knows neither sequences nor slots, which are free by then.
+Invariant: pictures of a request are rendered in the order of submission; previews may be dropped,
+final pictures never.
+
+Shape suffixes: S codes of a picture.
+"""
+
+import os
+import queue
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from janus_core.engine.events import Pixels
+from janus_core.engine.settings import EngineSettings
+from janus_core.models.janus import JanusModel
+
+MID_GREY = 127
+"""What is not drawn yet, as in the padding of input images."""
+
+BACKGROUND_NICENESS = 10
+"""Added to the render thread's niceness: a step never waits for a picture's pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class RenderJob:
+    """Decode `codes` (plain numbers) of a picture. A preview has a `preview_index` and too few
+    codes."""
+
+    request_id: str
+    codes: tuple[int, ...]
+    preview_index: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """The result of a job: pixels, or the error that prevented them."""
+
+    job: RenderJob
+    pixels: Pixels | None
+    duration_s: float
+    error: Exception | None = None
+
+
+class Renderer(Protocol):
+    """Where pictures are decoded."""
+
+    @property
+    def num_pending(self) -> int:
+        """Jobs submitted and not yet polled."""
+
+    def submit(self, job: RenderJob) -> bool:
+        """Queue a job; False if it is a preview and was dropped."""
+
+    def poll(self) -> list[Rendered]:
+        """The results since the last call, in order."""
+
+    def close(self) -> None:
+        """Stop after the job at hand."""
+
+
+class InlineRenderer:
+    """Renders when polled, in the caller's thread: deterministic, for tests and offline use."""
+
+    def __init__(self, model: JanusModel) -> None:
+        self._model = model
+        self._jobs: deque[RenderJob] = deque()
+
+    @property
+    def num_pending(self) -> int:
+        return len(self._jobs)
+
+    def submit(self, job: RenderJob) -> bool:
+        self._jobs.append(job)
+        return True
+
+    def poll(self) -> list[Rendered]:
+        jobs, self._jobs = self._jobs, deque()
+        return [render(self._model, job) for job in jobs]
+
+    def close(self) -> None:
+        self._jobs.clear()
+
+
+class ThreadedRenderer:
+    """Renders in a thread of its own; `on_rendered` is called there after each job."""
+
+    def __init__(
+        self, model: JanusModel, *, max_pending_previews: int, on_rendered: Callable[[], None]
+    ) -> None:
+        self._model = model
+        self._max_pending_previews = max_pending_previews
+        self._on_rendered = on_rendered
+        self._jobs: queue.SimpleQueue[RenderJob | None] = queue.SimpleQueue()
+        self._results: queue.SimpleQueue[Rendered] = queue.SimpleQueue()
+        self._num_pending = 0
+        self._thread = threading.Thread(target=self._run, name="render", daemon=True)
+        self._thread.start()
+
+    @property
+    def num_pending(self) -> int:
+        return self._num_pending
+
+    def submit(self, job: RenderJob) -> bool:
+        if job.preview_index is not None and self._num_pending >= self._max_pending_previews:
+            return False
+        self._num_pending += 1
+        self._jobs.put(job)
+        return True
+
+    def poll(self) -> list[Rendered]:
+        results = []
+        while not self._results.empty():
+            results.append(self._results.get())
+        self._num_pending -= len(results)
+        return results
+
+    def close(self) -> None:
+        self._jobs.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        # One thread, and behind the compute threads: they spin at barriers and lose far more by a
+        # busy neighbour than this thread gains. Both settings hold for this thread only.
+        torch.set_num_threads(1)
+        if sys.platform == "linux":
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), BACKGROUND_NICENESS)
+        while (job := self._jobs.get()) is not None:
+            self._results.put(render(self._model, job))
+            self._on_rendered()
+
+
+def new_renderer(
+    model: JanusModel, settings: EngineSettings, *, on_rendered: Callable[[], None]
+) -> Renderer:
+    """The renderer the settings ask for."""
+    if not settings.threaded_rendering:
+        return InlineRenderer(model)
+    return ThreadedRenderer(
+        model, max_pending_previews=settings.max_pending_previews, on_rendered=on_rendered
+    )
+
+
+def render(model: JanusModel, job: RenderJob) -> Rendered:
+    """Decode one picture; never raises, because a picture's failure is its request's alone."""
+    started_s = time.monotonic()
+    pixels, error = None, None
+    try:
+        pixels = _decode(model, job)
+    except Exception as failure:
+        error = failure
+    return Rendered(job, pixels, time.monotonic() - started_s, error)
+
+
+def _decode(model: JanusModel, job: RenderJob) -> Pixels:
+    """Pixels of all codes; codes not drawn yet are guessed from the row above, then painted over,
+    so that what is drawn does not fade towards its lower edge."""
+    vq = model.config.vq
+    codes = list(job.codes)
+    while len(codes) < vq.num_codes:
+        codes.append(codes[-vq.grid] if len(codes) >= vq.grid else codes[-1])
+    codes_BS = torch.tensor([codes], dtype=torch.int64, device=model.device)
+    pixels: Pixels = model.decode_codes(codes_BS)[0].cpu().numpy()
+    num_rows, num_columns = divmod(len(job.codes), vq.grid)
+    if num_rows < vq.grid:
+        side = vq.image_size // vq.grid
+        pixels[(num_rows + 1) * side :] = np.uint8(MID_GREY)
+        pixels[num_rows * side : (num_rows + 1) * side, num_columns * side :] = np.uint8(MID_GREY)
+    return pixels

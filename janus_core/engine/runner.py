@@ -1,0 +1,222 @@
+"""Carries out a plan: encode unseen images, copy prefixes, one forward pass, the heads, one sample
+per request.
+
+Owns the KV pool's tensors and the image embeddings of requests in prefill; knows nothing of text,
+stops or events. Invariant: nothing it does is visible in a request's state; running a plan twice
+writes the same keys and values again.
+
+Shape suffixes: T packed tokens, R rows, I guided images, J unguided images, D width, V text
+vocabulary, C codebook, S image slots, K alternatives.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from janus_core.engine.batch import Batch, build_batch
+from janus_core.engine.events import SampledToken, TokenLogprob
+from janus_core.engine.plan import Encode, StepPlan
+from janus_core.engine.request import ImageRequest, TextRequest
+from janus_core.engine.sequence import RequestState
+from janus_core.engine.slots import Copy
+from janus_core.engine.vision_cache import VisionCache
+from janus_core.models.janus import JanusModel
+from janus_core.models.kv_pool import KvPool
+from janus_core.ops.sampling import SamplingRow, needs_history, sample
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What a step drew for one request: a word, or a code as a plain number. Not `is_finite`: the
+    model's output was not a number, and the token means nothing."""
+
+    state: RequestState
+    token: SampledToken
+    is_finite: bool
+
+
+class Runner:
+    """`forbidden_ids` are ids no answer contains: those without text, and special ones but EOS."""
+
+    def __init__(
+        self,
+        model: JanusModel,
+        kv: KvPool,
+        vision_cache: VisionCache,
+        *,
+        forbidden_ids: Sequence[int],
+        eos_id: int,
+    ) -> None:
+        self._model = model
+        self._kv = kv
+        self._vision_cache = vision_cache
+        self._eos_id = eos_id
+        self._embeddings: dict[RequestState, dict[int, torch.Tensor]] = {}
+        self._forbidden_V = torch.zeros(
+            model.config.backbone.vocab_size, dtype=torch.bool, device=model.device
+        )
+        self._forbidden_V[list(forbidden_ids)] = True
+
+    @torch.inference_mode()
+    def copy(self, copies: list[Copy]) -> None:
+        """Copy prefixes between slots, in order."""
+        for copy in copies:
+            self._kv.copy(copy.source, copy.target, copy.length)
+
+    @torch.inference_mode()
+    def run(self, plan: StepPlan) -> list[Sample]:
+        """One step, without its copies. May be repeated for parts of the plan if it raises."""
+        for encode in plan.encodes:
+            self._encode(encode)
+        batch = build_batch(plan, self._embedding, device=self._model.device)
+        hidden_TD = self._model(batch.inputs, self._kv)
+        parts: list[torch.Tensor] = []
+        if batch.texts:
+            parts += self._sample_texts(hidden_TD[batch.text_rows_R], batch.texts)
+        if batch.guided or batch.unguided:
+            parts += self._sample_codes(hidden_TD, batch)
+        if not parts:
+            return []
+        # float64 holds every id exactly, so that one copy brings ids and log-probabilities.
+        flat = torch.cat([part.double() for part in parts]).tolist()  # sync:
+        return _unpack(flat, batch)
+
+    @torch.inference_mode()
+    def clear(self, state: RequestState) -> None:
+        """Zero the keys and values of a request: numbers that are not finite would spread to
+        whoever gets these positions next."""
+        for sequence in state.sequences:
+            if sequence.slot is not None:
+                self._kv.clear(sequence.slot.start, sequence.slot.capacity)
+
+    def forget(self, state: RequestState) -> None:
+        """Drop the image embeddings held for a request."""
+        self._embeddings.pop(state, None)
+
+    def _encode(self, encode: Encode) -> None:
+        """Make the embeddings of one image available to the batch."""
+        state, request = encode.state, encode.state.request
+        assert isinstance(request, TextRequest), "only text requests have images"
+        image = request.images[encode.index]
+        key = (request.tenant, image.digest)
+        embeddings_SD = self._vision_cache.get(key)
+        if embeddings_SD is None:
+            started_s = time.monotonic()
+            pixels_BCHW = torch.from_numpy(image.pixels_CHW)[None]
+            embeddings_SD = self._model.encode_images(pixels_BCHW)[0]
+            state.vision_encode_s += time.monotonic() - started_s
+            self._vision_cache.put(key, embeddings_SD)
+        assert len(embeddings_SD) == image.num_tokens, "as many embeddings as placeholders"
+        self._embeddings.setdefault(state, {})[encode.index] = embeddings_SD
+
+    def _embedding(self, state: RequestState, index: int) -> torch.Tensor:
+        return self._embeddings[state][index]
+
+    def _sample_texts(
+        self, hidden_RD: torch.Tensor, states: list[RequestState]
+    ) -> list[torch.Tensor]:
+        """Ids and finiteness per row, then the log-probabilities for the rows that want them."""
+        logits_RV = self._model.text_logits(hidden_RD)
+        finite_R = logits_RV.sum(dim=-1).isfinite()
+        wanted = [row for row, state in enumerate(states) if _num_top(state) is not None]
+        logprobs_KV = logits_RV[wanted].log_softmax(dim=-1) if wanted else None
+        logits_RV.masked_fill_(self._forbidden_V, -torch.inf)
+        ids_R = sample(logits_RV, [self._text_row(state) for state in states])
+        parts = [ids_R, finite_R]
+        if logprobs_KV is not None:
+            num_top = max(_num_top(states[row]) or 0 for row in wanted)
+            parts.append(logprobs_KV.gather(1, ids_R[wanted, None]).flatten())
+            top = logprobs_KV.masked_fill_(self._forbidden_V, -torch.inf).topk(num_top)
+            parts += [top.indices.flatten(), top.values.flatten()]
+        return parts
+
+    def _text_row(self, state: RequestState) -> SamplingRow:
+        request, tokens = state.request, state.sequences[0].tokens
+        assert isinstance(request, TextRequest)
+        is_banned = state.num_output < request.min_tokens
+        has_penalty = needs_history(request.sampling)
+        return SamplingRow(
+            request.sampling,
+            position=state.num_output,
+            prompt_ids=request.token_ids if has_penalty else (),
+            output_ids=tokens[state.num_prompt :] if has_penalty else (),
+            banned_ids=(self._eos_id, *request.stop_token_ids) if is_banned else (),
+        )
+
+    def _sample_codes(self, hidden_TD: torch.Tensor, batch: Batch) -> list[torch.Tensor]:
+        """Codes and finiteness per picture, guided ones first."""
+        parts_C = []
+        if batch.guided:
+            guidance_I = torch.tensor(
+                [_guidance(state) for state in batch.guided],
+                dtype=torch.float32,
+                device=hidden_TD.device,
+            )
+            parts_C.append(
+                self._model.guided_code_logits(
+                    hidden_TD[batch.cond_rows_I], hidden_TD[batch.uncond_rows_I], guidance_I
+                )
+            )
+        if batch.unguided:
+            parts_C.append(self._model.code_logits(hidden_TD[batch.solo_rows_J]))
+        logits_RC = parts_C[0] if len(parts_C) == 1 else torch.cat(parts_C)
+        finite_R = logits_RC.sum(dim=-1).isfinite()
+        rows = [self._code_row(state) for state in batch.guided + batch.unguided]
+        return [sample(logits_RC, rows), finite_R]
+
+    def _code_row(self, state: RequestState) -> SamplingRow:
+        params, vocab_size = state.request.sampling, self._model.config.backbone.vocab_size
+        drawn = state.output_ids if needs_history(params) else ()
+        return SamplingRow(
+            params, position=state.num_output, output_ids=[i - vocab_size for i in drawn]
+        )
+
+
+def _unpack(flat: list[float], batch: Batch) -> list[Sample]:
+    """Inverse of the layout that `_sample_texts` and `_sample_codes` produce."""
+    values = iter(flat)
+    samples: list[Sample] = []
+    if batch.texts:
+        ids = [int(next(values)) for _ in batch.texts]
+        finite = [bool(next(values)) for _ in batch.texts]
+        logprobs = _unpack_logprobs(values, batch.texts)
+        for state, token_id, is_finite in zip(batch.texts, ids, finite, strict=True):
+            token = SampledToken(token_id, *logprobs.get(state, ()))
+            samples.append(Sample(state, token, is_finite))
+    images = batch.guided + batch.unguided
+    codes = [int(next(values)) for _ in images]
+    for state, code in zip(images, codes, strict=True):
+        samples.append(Sample(state, SampledToken(code), bool(next(values))))
+    return samples
+
+
+def _unpack_logprobs(
+    values: Iterator[float], states: list[RequestState]
+) -> dict[RequestState, tuple[float, tuple[TokenLogprob, ...]]]:
+    wanted = [state for state in states if _num_top(state) is not None]
+    num_top = max((_num_top(state) or 0 for state in wanted), default=0)
+    logprobs = [next(values) for _ in wanted]
+    ids = [[int(next(values)) for _ in range(num_top)] for _ in wanted]
+    tops = [[next(values) for _ in range(num_top)] for _ in wanted]
+    return {
+        state: (
+            logprob,
+            tuple(map(TokenLogprob, top_ids[: _num_top(state)], top[: _num_top(state)])),
+        )
+        for state, logprob, top_ids, top in zip(wanted, logprobs, ids, tops, strict=True)
+    }
+
+
+def _num_top(state: RequestState) -> int | None:
+    """How many alternatives a text request wants beside each token; None for no
+    log-probabilities."""
+    request = state.request
+    return request.logprobs if isinstance(request, TextRequest) else None
+
+
+def _guidance(state: RequestState) -> float:
+    request = state.request
+    assert isinstance(request, ImageRequest), "only pictures are guided"
+    return request.guidance

@@ -1,0 +1,184 @@
+"""The engine's thread: commands in through a queue, events out once per step.
+
+Owns the thread and the order of commands; knows neither HTTP nor what an answer means. Invariant:
+after the thread has died or was stopped, every request that was accepted has had its terminal
+event, and none is accepted any more.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from janus_core.engine.engine import Engine
+from janus_core.engine.events import Event, Failed, Finished
+from janus_core.engine.request import Request
+from janus_core.engine.stats import EngineStats
+from janus_core.errors import DrainingError, EngineDeadError, QueueFullError
+
+RATE_DECAY = 0.9
+"""Weight of the past in the running mean of the time between the ends of two requests."""
+
+MAX_RETRY_AFTER_S = 60.0
+
+logger = logging.getLogger(__name__)
+
+Sink = Callable[[Sequence[Event]], None]
+"""Takes the events of a step; called from the engine's thread. Must neither block nor raise."""
+
+
+class EngineService:
+    """Runs `engine` in a thread of its own. All methods are thread-safe."""
+
+    def __init__(self, engine: Engine, sink: Sink) -> None:
+        self._engine = engine
+        self._sink = sink
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        # Guards everything below; notified by whatever may end a wait.
+        self._changed = threading.Condition()
+        self._submitted: deque[Request] = deque()
+        self._cancelled: deque[str] = deque()
+        self._live: set[str] = set()
+        self._error: EngineDeadError | None = None
+        self._is_draining = False
+        self._is_stopping = False
+        self._is_woken = False
+        self._step_started_s: float | None = None
+        self._ended_s = time.monotonic()
+        self._mean_interval_s = 1.0
+        engine.on_rendered = self._wake
+
+    def start(self) -> None:
+        """Start the thread; once."""
+        self._thread.start()
+
+    def submit(self, request: Request) -> None:
+        """Queue a request; its events go to the sink.
+
+        Raises at once what makes it impossible: ContextLengthError and ParameterError for good,
+        QueueFullError and DrainingError for now, EngineDeadError if nothing will ever be answered.
+        """
+        self._engine.validate(request)
+        with self._changed:
+            if self._error is not None:
+                raise self._error
+            if self._is_draining:
+                raise DrainingError(
+                    "The server is shutting down and takes no new work.",
+                    retry_after_s=self._retry_after_s(),
+                )
+            num_waiting = self._engine.num_waiting + len(self._submitted)
+            if num_waiting >= self._engine.settings.max_waiting:
+                raise QueueFullError(
+                    f"{num_waiting} requests are waiting already, as many as may.",
+                    retry_after_s=self._retry_after_s(),
+                )
+            assert request.id not in self._live, f"request {request.id} is live already"
+            self._live.add(request.id)
+            self._submitted.append(request)
+            self._changed.notify_all()
+
+    def cancel(self, request_id: str) -> None:
+        """End a request before the next step; without effect if it has ended."""
+        with self._changed:
+            self._cancelled.append(request_id)
+            self._changed.notify_all()
+
+    def drain(self, timeout_s: float) -> bool:
+        """Take no new work and wait for the requests at hand; whether all of them ended in time."""
+        with self._changed:
+            self._is_draining = True
+            return self._changed.wait_for(lambda: not self._live, timeout_s)
+
+    def stop(self) -> None:
+        """End the thread after the step at hand; requests still alive fail with EngineDeadError."""
+        with self._changed:
+            self._is_draining = self._is_stopping = True
+            self._changed.notify_all()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._engine.close()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the thread runs, so that requests will be answered."""
+        return self._thread.is_alive() and self._error is None
+
+    @property
+    def step_age_s(self) -> float:
+        """How long the step at hand has been running, 0 between steps: a hung device shows here."""
+        started_s = self._step_started_s
+        return 0.0 if started_s is None else time.monotonic() - started_s
+
+    @property
+    def num_live(self) -> int:
+        """Requests accepted and not yet ended."""
+        return len(self._live)
+
+    def stats(self) -> EngineStats:
+        """The engine's numbers of this moment."""
+        return self._engine.stats()
+
+    # ---- the engine's thread --------------------------------------------------------------------
+
+    def _run(self) -> None:
+        error = EngineDeadError("The engine has failed; nothing more will be answered.")
+        try:
+            while self._obey():
+                self._step_started_s = time.monotonic()
+                events = self._engine.step()
+                self._step_started_s = None
+                self._emit(events)
+            error = EngineDeadError("The server was shut down before the request was done.")
+        except Exception:
+            logger.critical("The engine has failed.", exc_info=True)
+        finally:
+            self._die(error)
+
+    def _obey(self) -> bool:
+        """Wait until there is something to do and carry out the commands; False to stop."""
+        with self._changed:
+            self._changed.wait_for(self._has_reason_to_step)
+            self._is_woken = False
+            while self._submitted:
+                self._engine.submit(self._submitted.popleft())
+            while self._cancelled:
+                self._engine.cancel(self._cancelled.popleft())
+            return not self._is_stopping
+
+    def _has_reason_to_step(self) -> bool:
+        commands = self._submitted or self._cancelled or self._is_stopping or self._is_woken
+        return bool(commands) or (self._engine.has_work and not self._engine.is_rendering_only)
+
+    def _emit(self, events: Sequence[Event]) -> None:
+        """Hand the events over, then let go of the requests that have ended."""
+        if not events:
+            return
+        self._sink(events)
+        ended = [event.request_id for event in events if isinstance(event, Finished | Failed)]
+        if not ended:
+            return
+        with self._changed:
+            self._live.difference_update(ended)
+            now_s = time.monotonic()
+            interval_s = (now_s - self._ended_s) / len(ended)
+            self._ended_s = now_s
+            self._mean_interval_s += (1.0 - RATE_DECAY) * (interval_s - self._mean_interval_s)
+            self._changed.notify_all()
+
+    def _die(self, error: EngineDeadError) -> None:
+        """Fail whatever is alive, without the engine's help: it may be what failed."""
+        with self._changed:
+            self._error = error
+            ended = sorted(self._live)
+        self._emit([Failed(request_id, error) for request_id in ended])
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._is_woken = True
+            self._changed.notify_all()
+
+    def _retry_after_s(self) -> float:
+        """A place in the queue becomes free when a request ends."""
+        return min(max(1.0, self._mean_interval_s), MAX_RETRY_AFTER_S)

@@ -1,0 +1,91 @@
+"""How much the engine may hold and do at once.
+
+Owns the limits and their defaults; knows no model and no torch. Invariant: settings that were
+constructed are consistent with each other (`__post_init__` refuses the rest by name).
+"""
+
+from dataclasses import dataclass
+
+from janus_core.config import BackboneConfig, ModelConfig
+from janus_core.errors import ParameterError
+
+SLOT_UNIT = 32
+"""Slots are multiples of this many positions, and start at one."""
+
+SPARE_PROMPT_TOKENS = 256
+"""Prompt length assumed beside the codes of a picture when the pool's size is not given."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """Limits of one engine.
+
+    The KV pool holds `kv_positions` positions, or what fits into `kv_bytes`; with neither, room for
+    `max_sequences` pictures. `max_sequences` bounds the rows of a batch (a guided picture has two),
+    `step_token_budget` the tokens of a step, `max_waiting` the queue. `text_reserve` and
+    `image_reserve` are the fractions of sequences and positions the other kind can never take.
+    `text_growth_tokens` is how far a text slot is reserved ahead. `image_prefill_share` of a step's
+    prefill tokens belongs to pictures when text wants all of them. A request that waited
+    `patience_steps` for room stops the admission of the other kind. `threaded_rendering` decodes
+    pictures in a thread of their own.
+    """
+
+    kv_positions: int | None = None
+    kv_bytes: int | None = None
+    max_sequences: int = 32
+    step_token_budget: int = 512
+    max_waiting: int = 256
+    prefix_cache: bool = True
+    vision_cache_bytes: int = 64 * 2**20
+    encodes_per_step: int = 1
+    text_reserve: float = 0.25
+    image_reserve: float = 0.25
+    text_growth_tokens: int = 128
+    image_prefill_share: float = 0.25
+    patience_steps: int = 256
+    max_pending_previews: int = 4
+    threaded_rendering: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kv_positions is not None and self.kv_bytes is not None:
+            raise ParameterError("Give kv_positions or kv_bytes, not both.", param="kv_bytes")
+        for name in ("max_sequences", "text_growth_tokens", "patience_steps", "encodes_per_step"):
+            _at_least(name, getattr(self, name), 1)
+        for name in ("vision_cache_bytes", "max_waiting", "max_pending_previews"):
+            _at_least(name, getattr(self, name), 0)
+        _at_least("max_sequences", self.max_sequences, 2)
+        # Every running sequence decodes in every step, and prefill needs at least a pair's last
+        # tokens.
+        _at_least("step_token_budget", self.step_token_budget, self.max_sequences + 2)
+        for name in ("text_reserve", "image_reserve", "image_prefill_share"):
+            value = getattr(self, name)
+            if not 0.0 <= value < 1.0:
+                raise ParameterError(f"{name} must be within [0, 1), but is {value}.", param=name)
+
+    def pool_positions(self, config: ModelConfig, *, bytes_per_value: int) -> int:
+        """Positions of the KV pool, a multiple of `SLOT_UNIT`; raises ParameterError if there is
+        none."""
+        if self.kv_positions is not None:
+            positions = self.kv_positions
+        elif self.kv_bytes is not None:
+            positions = self.kv_bytes // bytes_per_position(config.backbone, bytes_per_value)
+        else:
+            per_sequence = config.vq.num_codes + SPARE_PROMPT_TOKENS
+            positions = self.max_sequences * min(per_sequence, config.backbone.max_positions)
+            positions += -positions % SLOT_UNIT
+        if positions < SLOT_UNIT:
+            raise ParameterError(
+                f"The KV pool must hold at least {SLOT_UNIT} positions, but holds {positions}.",
+                param="kv_positions",
+            )
+        return positions - positions % SLOT_UNIT
+
+
+def bytes_per_position(backbone: BackboneConfig, bytes_per_value: int) -> int:
+    """Bytes of the keys and values of one position in all layers."""
+    return 2 * backbone.num_layers * backbone.num_kv_heads * backbone.head_dim * bytes_per_value
+
+
+def _at_least(name: str, value: int, low: int) -> None:
+    if value < low:
+        raise ParameterError(f"{name} must be at least {low}, but is {value}.", param=name)
