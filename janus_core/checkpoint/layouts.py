@@ -119,6 +119,8 @@ class Translation:
 
     def shapes(self, stored: tuple[int, ...]) -> list[tuple[int, ...]] | None:
         """Shapes of the targets, in order; None if a tensor of this shape cannot be cut so."""
+        if not self.targets:
+            return []
         if self.squeeze:
             return [stored[1:]] if stored[:1] == (1,) else None
         if len(self.targets) == 1:

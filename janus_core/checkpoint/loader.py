@@ -29,6 +29,13 @@ def load_model(directory: Path, *, device: torch.device, dtype: torch.dtype) -> 
     Raises `CheckpointError` before any large allocation if names or shapes do not fit
     `config.json`, and while loading if a file is damaged or a number is not finite in `dtype`.
     """
+    model = read_weights(directory, device=device, dtype=dtype)
+    model.finish_loading()
+    return model
+
+
+def read_weights(directory: Path, *, device: torch.device, dtype: torch.dtype) -> JanusModel:
+    """The network before `JanusModel.finish_loading`: the stored tensors as they are."""
     started = time.monotonic()
     config = read_config(directory)
     layout = read_layout(directory)
@@ -42,7 +49,6 @@ def load_model(directory: Path, *, device: torch.device, dtype: torch.dtype) -> 
     )
     model.to_empty(device=device)
     _fill(model, files, translations)
-    model.finish_loading()
     _LOG.info(
         "loaded %s (%s layout, %d files) to %s as %s in %.1f s",
         directory, layout, len(files), device, dtype, time.monotonic() - started,
@@ -73,7 +79,7 @@ def match_tensors(
         translations[name] = translation
         shapes = translation.shapes(shape)
         expected = [wanted[target] for target in translation.targets]
-        if translation.targets and shapes != expected:
+        if shapes != expected:
             mismatch.misshapen.append(f"{name} is {list(shape)}, for {list(expected[0])}")
         for target in translation.targets:
             if target in sources:

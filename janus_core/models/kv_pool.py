@@ -59,5 +59,5 @@ class KvPool:
 
     @torch.inference_mode()
     def clear(self, start: int, length: int) -> None:
-        """Zero `length` positions of every layer: whoever wrote numbers that are not finite ends so."""
+        """Zero `length` positions of every layer, after a fault wrote what is not finite."""
         self._kv_L2KPH.narrow(3, start, length).zero_()

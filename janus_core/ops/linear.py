@@ -1,12 +1,12 @@
 """Linear layers packed for oneDNN, for fp32 on a CPU.
 
-Owns the packing; knows no model. Two reasons, both measured on AVX-512 and checked by tests: from two
-rows on it is up to 2.3 times as fast as `torch.nn.functional.linear` (whose BLAS has no such kernels for
-every maker's processor), and a row's result does not depend on the number of rows beside it, bit by bit,
-so that a picture is the same alone and in a full batch.
+Owns the packing; knows no model. Two reasons, both measured on AVX-512 and checked by tests: from
+two rows on it is up to 2.3 times as fast as `torch.nn.functional.linear` (whose BLAS has no such
+kernels for every maker's processor), and a row's result does not depend on the number of rows
+beside it, bit by bit, so that a picture is the same alone and in a full batch.
 
-Invariant: `pack_linears` changes no result beyond rounding. Where torch was built without the operators
-(they serve `torch.compile`, and have no public name), it does nothing.
+Invariant: `pack_linears` changes no result beyond rounding. Where torch was built without the
+operators (they serve `torch.compile`, and have no public name), it does nothing.
 
 Shape suffixes: R rows, D input width.
 """
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 _ROWS_HINT = 16
-"""Rows the layout is chosen for. With 1, oneDNN picks another kernel for one row: not the same bits."""
+"""Rows the layout is chosen for. With 1, oneDNN has another kernel for one row: other bits."""
 
 
 class PackedLinear(nn.Module):
@@ -48,7 +48,7 @@ def can_pack(*, device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def pack_linears(module: nn.Module) -> None:
-    """Replace every `nn.Linear` below `module` in place; frees each weight before packing the next."""
+    """Replace every `nn.Linear` below `module`; frees each weight before packing the next."""
     for name, child in module.named_children():
         if type(child) is nn.Linear:
             setattr(module, name, PackedLinear(child))
