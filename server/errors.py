@@ -8,7 +8,7 @@ never repeats more of the client's input than a number.
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from fastapi import FastAPI, Request, Response
@@ -32,6 +32,8 @@ NOT_FOUND = "not_found_error"
 RATE_LIMIT = "rate_limit_error"
 SERVER_ERROR = "server_error"
 UNAVAILABLE = "service_unavailable"
+
+_INTERNAL_MESSAGE = "The server failed to answer; its log has the reason."
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,8 @@ class _Row:
     type: str
     code: str | None = None
     should_retry: bool | None = None
+    # Instead of the error's own message, which may quote an exception nobody foresaw.
+    message: str | None = None
 
 
 # The nearest class of the error's MRO decides.
@@ -94,9 +98,11 @@ _BY_CLASS: Mapping[type, _Row] = {
     DrainingError: _Row(503, UNAVAILABLE, "draining"),
     CapacityError: _Row(503, UNAVAILABLE, "server_is_overloaded"),
     # The same prompt would fail the same way: a retry only costs everybody steps.
-    StepError: _Row(500, SERVER_ERROR, "step_failed", should_retry=False),
+    StepError: _Row(
+        500, SERVER_ERROR, "step_failed", False, "The engine failed to compute this request."
+    ),
     EngineDeadError: _Row(503, UNAVAILABLE, "engine_dead"),
-    JanusError: _Row(500, SERVER_ERROR, "internal_error"),
+    JanusError: _Row(500, SERVER_ERROR, "internal_error", message=_INTERNAL_MESSAGE),
 }
 
 # Codes that stand for another status than their class does.
@@ -110,9 +116,7 @@ _BY_STATUS: Mapping[int, _Row] = {
     415: _Row(415, INVALID_REQUEST, "unsupported_media_type"),
 }
 
-INTERNAL = ErrorReply(
-    500, SERVER_ERROR, "The server failed to answer; its log has the reason.", code="internal_error"
-)
+INTERNAL = ErrorReply(500, SERVER_ERROR, _INTERNAL_MESSAGE, code="internal_error")
 """For an exception nobody expected: its text may hold anything and is never sent."""
 
 
@@ -125,7 +129,7 @@ def reply_for(error: JanusError) -> ErrorReply:
     return ErrorReply(
         _STATUS_BY_CODE.get(code or "", row.status),
         row.type,
-        error.message,
+        row.message or error.message,
         param=param,
         code=code or row.code,
         retry_after_s=error.retry_after_s if isinstance(error, CapacityError) else None,
@@ -138,16 +142,24 @@ def unsupported(param: str, message: str) -> RequestError:
     return RequestError(message, param=param, code="unsupported_value")
 
 
-def install_handlers(app: FastAPI) -> None:
-    """Give every error that reaches `app` the envelope; the middleware catches the unexpected."""
+def install_handlers(app: FastAPI, *, on_rejection: Callable[[str], None]) -> None:
+    """Give every error that reaches `app` the envelope; the middleware catches the unexpected.
+
+    `on_rejection` is told the code of each request that was refused before the engine worked on it.
+    """
 
     async def on_janus_error(_: Request, error: Exception) -> Response:
         assert isinstance(error, JanusError)
-        return reply_for(error).response()
+        reply = reply_for(error)
+        if isinstance(error, RequestError | CapacityError):
+            on_rejection(reply.code or reply.type)
+        return reply.response()
 
     async def on_validation_error(_: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return _validation_reply(error.errors()).response()
+        reply = _validation_reply(error.errors())
+        on_rejection(reply.code or reply.type)
+        return reply.response()
 
     async def on_http_error(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)

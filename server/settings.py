@@ -73,7 +73,10 @@ class Settings(BaseSettings):
     kv_positions: Positive | None = Field(
         None, description="Positions of the KV pool. Default: what the memory allows."
     )
-    max_sequences: Positive | None = Field(
+    kv_bytes: Positive | None = Field(
+        None, description="Bytes of the KV pool, instead of kv_positions."
+    )
+    max_sequences: Annotated[int, Field(ge=2)] | None = Field(
         None, description="Sequences decoded at once; a guided image is two."
     )
     step_token_budget: Positive | None = Field(
@@ -87,9 +90,14 @@ class Settings(BaseSettings):
         None, description="Bytes of encoded input images to keep."
     )
 
+    max_step_s: Seconds = Field(
+        60.0, description="A step that takes longer counts as hung, and the server as not ready."
+    )
     max_body_bytes: Positive = Field(64 * MIB, description="Largest request body.")
-    max_image_bytes: Positive = Field(20 * MIB, description="Largest encoded input image.")
-    max_image_px: Positive = Field(36_000_000, description="Most pixels of an input image.")
+    max_image_bytes: Positive = Field(10 * MIB, description="Largest encoded input image.")
+    max_image_pixels: Positive = Field(
+        25_000_000, description="Most pixels of an input image, looked up before it is decoded."
+    )
     max_images_per_request: Positive = Field(16, description="Most input images of one request.")
     max_choices: Annotated[int, Field(ge=1, le=128)] = Field(
         8, description="Largest n of a chat completion."

@@ -8,7 +8,8 @@ included.
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
 
 from janus_core.errors import ParameterError
 from server.errors import unsupported
@@ -23,7 +24,6 @@ MAX_BIASES = 1024
 
 Penalty = Annotated[Float, Field(ge=-2, le=2)]
 StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
-NoLimit = Annotated[Int, Field(ge=-1)]
 
 
 def _url_object(value: object) -> object:
@@ -34,6 +34,16 @@ def _url_object(value: object) -> object:
 def _text_part(value: object) -> object:
     """A string is a message of one text part."""
     return [{"type": "text", "text": value}] if isinstance(value, str) else value
+
+
+def _limit(value: int) -> int:
+    if value == 0:
+        raise PydanticCustomError("zero", "Input should be at least 1, or -1 for no limit")
+    return value
+
+
+TokenLimit = Annotated[Int, AfterValidator(_limit), Field(ge=-1, le=2**31 - 1)]
+"""-1 means no limit: some clients cannot leave the field out."""
 
 
 class ImageUrl(BaseModel):
@@ -117,8 +127,8 @@ class ChatRequest(Body):
 
     model: str | None = None
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=MAX_MESSAGES)]
-    max_completion_tokens: NoLimit | None = None
-    max_tokens: NoLimit | None = None
+    max_completion_tokens: TokenLimit | None = None
+    max_tokens: TokenLimit | None = None
     n: Annotated[Int, Field(ge=1)] | None = None
     seed: Seed | None = None
     temperature: Annotated[Float, Field(ge=0, le=2)] | None = None
@@ -157,6 +167,11 @@ class ChatRequest(Body):
             raise ParameterError("top_logprobs needs logprobs to be true.", param="top_logprobs")
         if self.stream_options is not None and not self.stream:
             raise ParameterError("stream_options needs stream to be true.", param="stream_options")
+        if self.token_limit is not None and (self.min_tokens or 0) > self.token_limit:
+            raise ParameterError(
+                f"min_tokens is {self.min_tokens}, but at most {self.token_limit} are allowed.",
+                param="min_tokens",
+            )
         if self.add_generation_prompt is False and not self.continue_final_message:
             raise unsupported(
                 "add_generation_prompt",
@@ -164,11 +179,15 @@ class ChatRequest(Body):
             )
 
     @property
+    def wants_usage(self) -> bool:
+        """Whether a stream ends with the token counts."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    @property
     def token_limit(self) -> int | None:
         """Most tokens to answer with; None is as many as the context holds."""
-        given = (
-            self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
-        )
+        newer, older = self.max_completion_tokens, self.max_tokens
+        given = older if newer is None else newer
         return None if given in (None, -1) else given
 
 

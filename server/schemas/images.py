@@ -44,13 +44,14 @@ class ImageGenerationRequest(Body):
     output_compression: Annotated[Int, Field(ge=0, le=100)] | None = None
     stream: Bool | None = None
     partial_images: Annotated[Int, Field(ge=0, le=MAX_PARTIAL_IMAGES)] | None = None
-    seed: OneOrMore[Seed] | None = None
+    seed: Annotated[OneOrMore[Seed], Field(min_length=1, max_length=128)] | None = None
     guidance_scale: Guidance | None = None
     cfg_weight: Guidance | None = None
     cfg_scale: Guidance | None = None
     temperature: Annotated[Float, Field(ge=0, le=100)] | None = None
     top_k: TopK | None = None
     top_p: TopP | None = None
+    min_p: Annotated[Float, Field(ge=0, le=1)] | None = None
 
     @property
     def guidance(self) -> float | None:

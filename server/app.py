@@ -1,0 +1,76 @@
+"""The ASGI application: routes, middleware, error handlers and the parts behind them.
+
+Owns the assembly and its order; knows no endpoint. Invariant: one app has one engine, which runs
+exactly as long as the app's lifespan, and nothing here is global.
+"""
+
+import importlib.metadata
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from janus_core.pipeline import Pipeline
+from server.context import Context
+from server.dispatch import Dispatcher
+from server.errors import install_handlers
+from server.metrics import Metrics
+from server.middleware import BodyLimit, RequestContext
+from server.offload import Offload
+from server.routes import chat, health, images, models
+from server.settings import Settings
+
+DISTRIBUTION = "janus-serve"
+
+
+def create_app(pipeline: Pipeline, settings: Settings) -> FastAPI:
+    """The application for `pipeline`, whose engine must not have been started."""
+    version = _version()
+    metrics = Metrics(model_name=pipeline.name, stats=pipeline.engine.stats)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        """Run the engine while the app runs."""
+        offload = Offload(
+            num_threads=settings.media_threads, max_pending=pipeline.settings.max_waiting
+        )
+        dispatcher = Dispatcher(pipeline, metrics=metrics)
+        context = Context(
+            settings=settings,
+            pipeline=pipeline,
+            dispatcher=dispatcher,
+            metrics=metrics,
+            offload=offload,
+            version=version,
+            created=int(time.time()),
+        )
+        metrics.describe(context.description())
+        app.state.context = context
+        dispatcher.start()
+        try:
+            yield
+        finally:
+            offload.close()
+            await dispatcher.stop()
+
+    app = FastAPI(
+        title="Janus Serve",
+        summary="An OpenAI-compatible server for DeepSeek Janus and Janus-Pro.",
+        version=version,
+        lifespan=lifespan,
+    )
+    for module in (chat, images, models, health):
+        app.include_router(module.router)
+    install_handlers(app, on_rejection=metrics.rejected)
+    # The last one added is the outermost: it sees the refusals of the others.
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(RequestContext, observe=metrics.http)
+    return app
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version(DISTRIBUTION)
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"  # run from a source tree that was never installed

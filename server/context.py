@@ -1,0 +1,74 @@
+"""What every route needs, gathered once when the app is made.
+
+Owns the names the model answers to; knows no route. Invariant: immutable, and reached through the
+app, so that two apps in one process share nothing.
+"""
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+from starlette.requests import Request
+
+from janus_core.errors import RequestError
+from janus_core.pipeline import Pipeline
+from server.dispatch import Dispatcher
+from server.metrics import Metrics
+from server.offload import Offload
+from server.settings import Settings
+
+_IMAGE_ALIASES = re.compile(r"dall-e-[23]|(chat)?gpt-image-[a-z0-9.-]+")
+"""Clients with a fixed list of image models send these; they get the only one there is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """The parts of a running server. `created` is when it started, in Unix seconds."""
+
+    settings: Settings
+    pipeline: Pipeline
+    dispatcher: Dispatcher
+    metrics: Metrics
+    offload: Offload
+    version: str
+    created: int
+
+    @property
+    def model_name(self) -> str:
+        """The name clients use."""
+        return self.pipeline.name
+
+    @property
+    def fingerprint(self) -> str:
+        """OpenAI's `system_fingerprint`: changes when equal seeds may stop giving equal results."""
+        parts = (self.version, self.model_name, *self.description().values())
+        return f"fp_{hashlib.sha256('|'.join(parts).encode()).hexdigest()[:12]}"
+
+    def description(self) -> dict[str, str]:
+        """What runs here, in words."""
+        pipeline = self.pipeline
+        return {
+            "version": self.version,
+            "device": pipeline.device,
+            "dtype": pipeline.dtype,
+            "attention_backend": pipeline.attention_backend,
+        }
+
+    def check_model(self, name: str | None, *, draws: bool = False) -> None:
+        """Refuse a model that is not served (RequestError, 404); no name means the only one."""
+        if name is None or name == self.model_name:
+            return
+        if draws and _IMAGE_ALIASES.fullmatch(name):
+            return
+        raise RequestError(
+            f"The model {name[:100]!a} does not exist; this server has {self.model_name!a}.",
+            param="model",
+            code="model_not_found",
+        )
+
+
+def context_of(request: Request) -> Context:
+    """The context of the app that answers `request`."""
+    context = request.app.state.context
+    assert isinstance(context, Context)
+    return context

@@ -1,0 +1,187 @@
+"""Between the engine's thread and the event loop: one sink, and a handle per HTTP request.
+
+Owns the routing of events to the requests they belong to. Knows no HTTP and no JSON. Invariants:
+one `call_soon_threadsafe` per step, whatever it brought; a handle that is closed, by whatever way
+its HTTP request ended, cancels what the engine has not finished; nobody waits for an engine that
+is gone, because every submitted request gets exactly one terminal event.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Sequence
+
+from janus_core.engine.events import (
+    Event,
+    Failed,
+    Finished,
+    ImageProgress,
+    Preview,
+    Started,
+    StepDone,
+    TextDelta,
+)
+from janus_core.engine.request import Request, TextRequest
+from janus_core.engine.service import EngineService
+from janus_core.errors import JanusError, StepError
+from janus_core.pipeline import Pipeline
+from server.metrics import Metrics
+from server.record import RequestRecord, Task
+
+logger = logging.getLogger(__name__)
+
+STOP_S = 10.0
+
+RequestEvent = Started | TextDelta | ImageProgress | Preview | Finished
+"""What a handle passes on; a `Failed` is raised instead."""
+
+
+class Dispatcher:
+    """Runs the engine, submits requests to it and hands its events to whoever waits for them.
+
+    Made on the event loop that waits.
+    """
+
+    def __init__(self, pipeline: Pipeline, *, metrics: Metrics) -> None:
+        self.metrics = metrics
+        self._loop = asyncio.get_running_loop()
+        self._handles: dict[str, RequestHandle] = {}
+        self.service: EngineService = pipeline.new_service(self._sink)
+        self.draining = False
+
+    def start(self) -> None:
+        """Start the engine's thread."""
+        self.service.start()
+
+    async def drain(self, grace_s: float) -> bool:
+        """Take no new work and wait for the rest; whether it ended in time. Then stop the
+        engine."""
+        self.draining = True
+        done = await asyncio.to_thread(self.service.drain, grace_s)
+        await self.stop()
+        return done
+
+    async def stop(self) -> None:
+        """Stop the engine; what is alive fails. Safe to call again.
+
+        A hung step cannot be interrupted: after `STOP_S` its thread, a daemon, is left behind.
+        """
+        stopping = threading.Thread(target=self.service.stop, name="stop-engine", daemon=True)
+        stopping.start()
+        await asyncio.to_thread(stopping.join, STOP_S)
+
+    def submit(self, requests: Sequence[Request], *, record: RequestRecord) -> "RequestHandle":
+        """Submit all of `requests` or, if one is refused, none: the error is raised here."""
+        handle = RequestHandle(self, requests, record=record)
+        for request in requests:
+            self._handles[request.id] = handle
+            try:
+                self.service.submit(request)
+            except JanusError:
+                del self._handles[request.id]
+                handle.close()
+                raise
+        return handle
+
+    def _sink(self, events: Sequence[Event]) -> None:
+        """Called once per step by the engine's thread."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._deliver, events)
+
+    def _deliver(self, events: Sequence[Event]) -> None:
+        for event in events:
+            if isinstance(event, StepDone):
+                self.metrics.step(event)
+                continue
+            terminal = isinstance(event, Finished | Failed)
+            find = self._handles.pop if terminal else self._handles.get
+            handle = find(event.request_id, None)
+            if handle is None:
+                # A bug, but dropping the rest of the step's events would harm other requests.
+                logger.error("Event of an unknown request: %s", type(event).__name__)
+                continue
+            self._observe(event, handle)
+            handle.put(event)
+
+    def _observe(self, event: Event, handle: "RequestHandle") -> None:
+        metrics, task = self.metrics, handle.task
+        if isinstance(event, Started):
+            metrics.observe("request_queue_time_seconds", event.queue_s, task)
+        elif isinstance(event, TextDelta):
+            waited_s = handle.since_last_token_s(event.request_id)
+            if waited_s is not None and event.tokens:
+                for _ in event.tokens:
+                    metrics.observe(
+                        "inter_token_latency_seconds", waited_s / len(event.tokens), task
+                    )
+        elif isinstance(event, Preview) and event.index == 0:
+            waited_s = time.perf_counter() - handle.submitted_at
+            metrics.observe("time_to_first_partial_image_seconds", waited_s)
+        elif isinstance(event, Finished):
+            metrics.finished(event, task=task)
+            handle.record.add(event)
+        elif isinstance(event, Failed):
+            metrics.count("request_failure", task)
+
+
+class RequestHandle:
+    """The events of one HTTP request: of all its requests to the engine, as they arrive."""
+
+    def __init__(
+        self, dispatcher: Dispatcher, requests: Sequence[Request], *, record: RequestRecord
+    ) -> None:
+        self.record = record
+        self.task: Task = "chat" if isinstance(requests[0], TextRequest) else "image"
+        self.submitted_at = time.perf_counter()
+        self._service = dispatcher.service
+        self._index_of = {request.id: index for index, request in enumerate(requests)}
+        self._open = set(self._index_of)
+        self._closed = False
+        self._queue: asyncio.Queue[RequestEvent | Failed] = asyncio.Queue()
+        self._last_token_at: dict[str, float] = {}
+
+    async def events(
+        self, *, idle_s: float | None = None
+    ) -> AsyncIterator[tuple[int, RequestEvent] | None]:
+        """Pairs of the request's index and its event, until the last has finished.
+
+        Yields None after `idle_s` of silence. Raises the error of the first request that failed.
+        """
+        num_unfinished = len(self._index_of)
+        while num_unfinished:
+            try:
+                async with asyncio.timeout(idle_s):
+                    event = await self._queue.get()
+            except TimeoutError:
+                yield None
+                continue
+            if isinstance(event, Failed):
+                raise event.error
+            if isinstance(event, Finished):
+                if event.reason == "cancelled":
+                    raise StepError("The server cancelled the request.")
+                num_unfinished -= 1
+            yield self._index_of[event.request_id], event
+
+    def put(self, event: RequestEvent | Failed) -> None:
+        """Take an event from the dispatcher; after `close` nobody is there to read it."""
+        if isinstance(event, Finished | Failed):
+            self._open.discard(event.request_id)
+        if not self._closed:
+            self._queue.put_nowait(event)
+
+    def close(self) -> None:
+        """Cancel whatever has not ended. Safe to call again."""
+        if self._closed:
+            return
+        self._closed = True
+        for request_id in self._open:
+            self._service.cancel(request_id)
+
+    def since_last_token_s(self, request_id: str) -> float | None:
+        """Time since the request's last tokens; None at its first ones."""
+        now = time.perf_counter()
+        last = self._last_token_at.get(request_id)
+        self._last_token_at[request_id] = now
+        return None if last is None else now - last

@@ -1,0 +1,70 @@
+"""How a JSON body is read: the content type, the parser, and what happens when the client leaves.
+
+Owns the way from bytes to a dict; knows no schema. Invariant: NaN, Infinity, UTF-16 and bottomless
+nesting are refused here, before any field is looked at.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from pydantic_core import from_json
+from starlette.exceptions import HTTPException
+
+from server.middleware import CLIENT_GONE
+from server.sse import Closable
+
+
+class JsonRequest(Request):
+    """Parses with pydantic's parser: Python's own takes NaN, and raises RecursionError on
+    `[[[[`."""
+
+    async def json(self) -> Any:
+        """The body as Python values; JSONDecodeError, which FastAPI expects, for anything else."""
+        try:
+            return from_json(await self.body(), allow_inf_nan=False)
+        except ValueError as error:
+            raise json.JSONDecodeError("not valid JSON", "", 0) from error
+
+
+class JsonRoute(APIRoute):
+    """A route whose body must say that it is JSON, so that no web form can send it."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's handler with our way of reading the body."""
+        handle = super().get_route_handler()
+
+        async def handle_json(request: Request) -> Response:
+            media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+            if self.body_field is not None and media_type != "application/json":
+                raise HTTPException(415, "The content type must be application/json.")
+            return await handle(JsonRequest(request.scope, request.receive))
+
+        return handle_json
+
+
+async def unless_client_leaves(
+    request: Request, handle: Closable, *, answer: Coroutine[Any, Any, Response]
+) -> Response:
+    """Await `answer`; if the client leaves first, cancel it. `handle` is closed in either case.
+
+    `Request.is_disconnected` only looks when asked; the body has been read, so the next message to
+    receive is the disconnect.
+    """
+    answering = asyncio.ensure_future(answer)
+    leaving = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
+        return answering.result() if answering.done() else Response(status_code=CLIENT_GONE)
+    finally:
+        answering.cancel()
+        leaving.cancel()
+        handle.close()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,187 @@
+"""The life of a server process: load, listen, say so, serve, drain, stop.
+
+Owns the signals and the order of things at both ends; knows no endpoint. Leans on uvicorn's
+shutdown (close the listener, wait for answers, cancel the rest) and puts the drain before it: until
+running work has ended, the listener stays open, so that new requests get a 503 and a probe sees
+why. Invariant: the address is free before the weights are read, and the exit code of a drained
+server is 0.
+"""
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Sequence
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from janus_core.engine.settings import EngineSettings, bytes_per_position
+from janus_core.errors import ParameterError
+from janus_core.images import ImageLimits
+from janus_core.pipeline import Pipeline
+from server.app import create_app
+from server.context import Context
+from server.logs import configure_logging
+from server.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+FLUSH_S = 10
+"""Time for the last bytes of answers after the engine is done."""
+
+BACKLOG = 2048
+
+
+def run(settings: Settings) -> int:
+    """Serve until a signal, then drain; return the exit code.
+
+    Raises CheckpointError and ParameterError for a model or an address that cannot be used.
+    """
+    configure_logging(settings.log_level, style=settings.log_format)
+    logger.info("Settings: %s", settings.model_dump_json(exclude_none=True))
+    listener = bind(settings.host, port=settings.port)
+    try:
+        pipeline = load_pipeline(settings)
+        app = create_app(pipeline, settings)
+        server = DrainingServer(app, settings=settings)
+        _announce_model(pipeline)
+        server.run(sockets=[listener])
+    finally:
+        listener.close()
+    return 0 if server.started else 1
+
+
+def load_pipeline(settings: Settings) -> Pipeline:
+    """Load the model as the settings say. Whatever they leave open keeps the engine's default."""
+    names = (
+        "kv_positions",
+        "kv_bytes",
+        "max_sequences",
+        "step_token_budget",
+        "max_waiting",
+        "prefix_cache",
+        "vision_cache_bytes",
+    )
+    given = {name: getattr(settings, name) for name in names if getattr(settings, name) is not None}
+    return Pipeline.load(
+        settings.model,
+        revision=settings.revision,
+        device=settings.device,
+        dtype=settings.dtype,
+        settings=EngineSettings(threaded_rendering=True, **given),
+        limits=ImageLimits(
+            max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels
+        ),
+        name=settings.served_model_name,
+    )
+
+
+def bind(host: str, *, port: int) -> socket.socket:
+    """Reserve the address, so that one in use is an error before minutes of loading, not after."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise ParameterError(
+            f"Cannot listen on {host}:{port}: {error.strerror}.", param="port"
+        ) from error
+    return listener
+
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn, with a drain between the first signal and its own shutdown."""
+
+    def __init__(self, app: FastAPI, *, settings: Settings) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="h11",  # refuses oversized headers, which httptools takes
+                ws="none",
+                lifespan="on",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                backlog=BACKLOG,
+                timeout_keep_alive=settings.keep_alive_s,
+                timeout_graceful_shutdown=FLUSH_S,
+            )
+        )
+        self._app = app
+        self._grace_s = settings.grace_s
+        self._drain: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, but remembers the loop for the signal handler."""
+        self._loop = asyncio.get_running_loop()
+        await super().serve(sockets)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, then print the address: whoever reads it may connect."""
+        await super().startup(sockets)
+        if self.started:
+            for url in _urls(sockets or []):
+                logger.info("Listening on %s", url)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal begins the drain, the next one ends the process at once.
+
+        uvicorn would remember the signal and raise it again at the end; a drained server has
+        answered it, and exits with 0.
+        """
+        del frame
+        name = signal.Signals(sig).name
+        if self._drain is not None or self._loop is None or not self.started:
+            logger.warning("%s: exiting at once.", name)
+            self.force_exit = self.should_exit = True
+            return
+        logger.info("%s: draining for at most %g s.", name, self._grace_s)
+        self._loop.call_soon_threadsafe(self.begin_drain)
+
+    def begin_drain(self) -> None:
+        """Start the drain, once; called on the event loop."""
+        if self._drain is None:
+            self._drain = asyncio.ensure_future(self._drain_and_exit())
+
+    async def _drain_and_exit(self) -> None:
+        context: Context = self._app.state.context
+        try:
+            done = await context.dispatcher.drain(self._grace_s)
+            logger.info("Drained." if done else "The grace time is over; ending what still runs.")
+        finally:
+            self.should_exit = True
+
+
+def _announce_model(pipeline: Pipeline) -> None:
+    """Say what was loaded, and how much it can hold."""
+    config, positions = pipeline.config, pipeline.engine.stats().kv_positions
+    per_position = bytes_per_position(config.backbone, pipeline.placement.dtype.itemsize)
+    logger.info("Model %s from %s", pipeline.name, pipeline.directory)
+    logger.info(
+        "Device %s, dtype %s, attention %s",
+        pipeline.device,
+        pipeline.dtype,
+        pipeline.attention_backend,
+    )
+    logger.info(
+        "KV pool of %d positions (%.0f MiB), context %d, at most %d sequences; pictures of %d px",
+        positions,
+        positions * per_position / 2**20,
+        pipeline.max_context,
+        pipeline.settings.max_sequences,
+        config.vq.image_size,
+    )
+
+
+def _urls(listeners: Sequence[socket.socket]) -> list[str]:
+    urls = []
+    for listener in listeners:
+        host, port = listener.getsockname()[:2]
+        urls.append(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
+    return urls

@@ -1,0 +1,49 @@
+"""Input images: from a message's URL to bytes.
+
+Owns which URLs are accepted; knows no pixels. Invariant: nothing here opens a connection or a
+file, and a size is checked before anything of that size is allocated.
+"""
+
+import base64
+import binascii
+import re
+
+from janus_core.errors import ImageInputError
+
+_HEADER = re.compile(r"data:(?P<type>[a-z0-9.+-]+/[a-z0-9.+-]+)?(;[a-z0-9=\"._-]+)*?;base64", re.I)
+_MAX_HEADER_CHARS = 256
+
+
+def bytes_of_url(url: str, *, param: str, max_bytes: int) -> bytes:
+    """The bytes of a `data:` URL in strict base64.
+
+    Raises ImageInputError that names `param`, with OpenAI's code for what is wrong.
+    """
+    scheme = url[:8].lower()
+    if scheme.startswith(("http:", "https:")):
+        raise _error("Fetching images from http URLs is not enabled; send a data: URL.", param)
+    if not scheme.startswith("data:"):
+        raise _error("The image must be a data: URL.", param)
+    header, comma, payload = url[: _MAX_HEADER_CHARS + 1].partition(",")
+    match = _HEADER.fullmatch(header)
+    if not comma or match is None:
+        raise _error("A data: URL must read data:image/...;base64,...", param)
+    media_type = (match["type"] or "").lower()
+    if not media_type.startswith("image/"):
+        raise _error("The data: URL is not an image.", param, "unsupported_image_media_type")
+    payload = url[len(header) + 1 :]
+    if len(payload) * 3 // 4 > max_bytes + 2:  # up to two characters are padding
+        raise _error(
+            f"The image exceeds the limit of {max_bytes} bytes.", param, "image_file_too_large"
+        )
+    try:
+        data = base64.b64decode(payload, validate=True)
+    except (binascii.Error, ValueError):
+        raise _error("The data: URL is not valid base64.", param, "invalid_base64_image") from None
+    if not data:
+        raise _error("The image is empty.", param, "empty_image_file")
+    return data
+
+
+def _error(message: str, param: str, code: str = "invalid_image_url") -> ImageInputError:
+    return ImageInputError(message, param=param, code=code)

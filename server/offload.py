@@ -1,0 +1,42 @@
+"""Threads for what would block the event loop: decoding and encoding images, tokenising.
+
+Owns the pool and the bound on its queue; knows nothing of the work. Few threads on purpose: on a
+CPU they compete with the engine's. Invariant: no more than `max_pending` jobs ever hold their
+input.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+from janus_core.errors import QueueFullError
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Offload:
+    """Runs functions in a few threads of its own."""
+
+    def __init__(self, *, num_threads: int, max_pending: int) -> None:
+        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="offload")
+        self._max_pending = max_pending
+        self._num_pending = 0
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Await `function` in a thread. Raises QueueFullError if too many jobs wait already."""
+        if self._num_pending >= self._max_pending:
+            raise QueueFullError(
+                f"{self._num_pending} requests are being prepared already.", retry_after_s=1.0
+            )
+        self._num_pending += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._pool, lambda: function(*args, **kwargs))
+        finally:
+            self._num_pending -= 1
+
+    def close(self) -> None:
+        """Drop what has not begun."""
+        self._pool.shutdown(wait=False, cancel_futures=True)

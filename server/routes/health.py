@@ -1,0 +1,64 @@
+"""`/health`, `/livez`, `/readyz`, `/version` and `/metrics`.
+
+Owns what machines ask about the server; knows nothing of its work. Invariant: `/readyz` is 200 only
+if a request sent now would be taken, and `/livez` fails only if nothing but a restart can help.
+"""
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from server.context import Context, context_of
+from server.schemas.models import Health, Version
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/livez")
+async def livez(request: Request, response: Response) -> Health:
+    """Whether the process is worth keeping: a dead engine does not come back."""
+    context = context_of(request)
+    # A drain stops the engine at its end, and is no reason to kill what is still being sent.
+    return _answer(response, None if context.dispatcher.draining else _engine_fault(context))
+
+
+@router.get("/readyz")
+async def readyz(request: Request, response: Response) -> Health:
+    """Whether a request would be taken now."""
+    return _answer(response, _obstacle(context_of(request)))
+
+
+@router.get("/health")
+async def health(request: Request, response: Response) -> Health:
+    """The same as `/readyz`, under the name other servers use."""
+    return _answer(response, _obstacle(context_of(request)))
+
+
+@router.get("/version")
+async def version(request: Request) -> Version:
+    """What runs here."""
+    context = context_of(request)
+    return Version(model=context.model_name, **context.description())
+
+
+@router.get("/metrics", response_class=Response)
+async def metrics(request: Request) -> Response:
+    """Prometheus' text format."""
+    return Response(context_of(request).metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _answer(response: Response, obstacle: str | None) -> Health:
+    response.status_code = 200 if obstacle is None else 503
+    return Health(status=obstacle or "ok")
+
+
+def _obstacle(context: Context) -> str | None:
+    """Why a request would not be taken, or None."""
+    return "draining" if context.dispatcher.draining else _engine_fault(context)
+
+
+def _engine_fault(context: Context) -> str | None:
+    """A thread that has ended, or a step that does not: both need a restart."""
+    service = context.dispatcher.service
+    if not service.healthy:
+        return "engine dead"
+    return "engine hung" if service.step_age_s > context.settings.max_step_s else None
