@@ -121,10 +121,8 @@ def judge(found: Found, requirement: Requirement) -> Verdict:
         faults.append(f"{len(found.objects)} objects instead of {len(requirement.objects)}")
     else:
         # The assignment of found to required objects with the fewest faults is the fairest reading.
-        faults += min(
-            (_faults(order, requirement) for order in itertools.permutations(found.objects)),
-            key=len,
-        )
+        readings = [_faults(order, requirement) for order in itertools.permutations(found.objects)]
+        faults += min(readings, key=len)
     return Verdict(not faults, tuple(faults), found)
 
 
@@ -254,7 +252,8 @@ def _dominant_color(rgb_N3: Floats, strength_N: Floats) -> Floats:
     named: dict[str | None, list[Floats]] = {}
     for rgb in core_N3:
         named.setdefault(name_color(rgb, names), []).append(rgb)
-    return np.median(np.array(max(named.values(), key=len)), axis=0)
+    color: Floats = np.median(np.array(max(named.values(), key=len)), axis=0)
+    return color
 
 
 def _unmix(rgb_HW3: Floats, background: Floats, color: Floats) -> tuple[Floats, Floats]:
@@ -308,16 +307,18 @@ def _bilinear(values_HW: Floats, rows: Floats, columns: Floats) -> Floats:
     columns = (columns + 1).clip(0, padded.shape[1] - 1.001)
     top, left = rows.astype(int), columns.astype(int)
     down, across = (rows - top)[:, None], (columns - left)[None, :]
-    upper = padded[np.ix_(top, left)] * (1 - across) + padded[np.ix_(top, left + 1)] * across
-    lower = (
-        padded[np.ix_(top + 1, left)] * (1 - across) + padded[np.ix_(top + 1, left + 1)] * across
-    )
-    return upper * (1 - down) + lower * down
+    near, far = padded[np.ix_(top, left)], padded[np.ix_(top, left + 1)]
+    upper = near * (1 - across) + far * across
+    near, far = padded[np.ix_(top + 1, left)], padded[np.ix_(top + 1, left + 1)]
+    lower = near * (1 - across) + far * across
+    values_GG: Floats = upper * (1 - down) + lower * down
+    return values_GG
 
 
 def _overlaps(outline_GG: Floats, outlines_PGG: Floats) -> Floats:
     shared = np.minimum(outline_GG, outlines_PGG).sum(axis=(1, 2))
-    return shared / np.maximum(outline_GG, outlines_PGG).sum(axis=(1, 2))
+    overlap_P: Floats = shared / np.maximum(outline_GG, outlines_PGG).sum(axis=(1, 2))
+    return overlap_P
 
 
 @dataclass(frozen=True)
