@@ -122,7 +122,7 @@ def judge(found: Found, requirement: Requirement) -> Verdict:
     else:
         # The assignment of found to required objects with the fewest faults is the fairest reading.
         readings = [_faults(order, requirement) for order in itertools.permutations(found.objects)]
-        faults += min(readings, key=len)
+        faults += sorted(readings, key=len)[0]
     return Verdict(not faults, tuple(faults), found)
 
 
