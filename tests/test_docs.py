@@ -1,7 +1,7 @@
 """The documentation says what the code does: settings, metrics, fields, commands, links, examples.
 
-Compares tables in both directions, so that neither a new setting without a line nor a line without a
-setting passes.
+Compares tables in both directions, so that neither a new setting without a line nor a line without
+a setting passes.
 """
 
 import re
@@ -87,7 +87,9 @@ def test_every_field_is_documented(body: type[Body], path: str) -> None:
     section = _section(API, f"POST /v1/{path}")
     used = {name for row in _rows(section) for name in _names(row[0])}
     without_effect = re.search(r"^Accepted without effect:(.*?)\n\n", section, re.M | re.S)
-    refused = re.search(r"^Refused(?: unless they ask for nothing)?:(.*?)\n\n", section, re.M | re.S)
+    refused = re.search(
+        r"^Refused(?: unless they ask for nothing)?:(.*?)\n\n", section, re.M | re.S
+    )
     assert without_effect
     assert refused
     assert used == set(body.model_fields)
