@@ -24,7 +24,10 @@ PREFIXES = (
 )  # fmt: skip
 PLURALS = {"circle": "circles", "square": "squares", "triangle": "triangles", "star": "stars", "diamond": "diamonds",
            "cross": "crosses"}  # fmt: skip
-SIZE_WORDS = {"large": ("large", "large", "large", "large", "big"), "small": ("small", "small", "small", "small", "little", "tiny")}
+SIZE_WORDS = {
+    "large": ("large", "large", "large", "large", "big"),
+    "small": ("small", "small", "small", "small", "little", "tiny"),
+}
 BACKGROUND_PHRASES = (
     " on a {} background", " on a {} background", " on {}", " with a {} background", ", {} background",
     " against a {} background",
@@ -104,13 +107,23 @@ def _at(place: str, rng: random.Random, plain: bool) -> str:
     if " " in place:
         return " " + (PLACE_PHRASES[0] if plain else rng.choice(PLACE_PHRASES)).format(place)
     if place == "center":
-        return " in the center" if plain else rng.choice((" in the center", " in the middle", " in the centre"))
+        return (
+            " in the center"
+            if plain
+            else rng.choice((" in the center", " in the middle", " in the centre"))
+        )
     if place in ("top", "bottom"):
         return f" at the {place}"
-    return f" on the {place}" if plain else rng.choice((f" on the {place}", f" on the {place} side", f" at the {place}"))
+    return (
+        f" on the {place}"
+        if plain
+        else rng.choice((f" on the {place}", f" on the {place} side", f" at the {place}"))
+    )
 
 
-def _single(item: Object, rng: random.Random, plain: bool) -> tuple[str, list[Required], list[tuple[int, str, int]]]:
+def _single(
+    item: Object, rng: random.Random, plain: bool
+) -> tuple[str, list[Required], list[tuple[int, str, int]]]:
     name, required = _named(item, rng, plain)
     text = article(name)
     place = place_of(item)
@@ -150,7 +163,11 @@ def _several(
 
 
 def _third(
-    objects: list[Object], names: list[str], relations: list[tuple[int, str, int]], rng: random.Random, plain: bool
+    objects: list[Object],
+    names: list[str],
+    relations: list[tuple[int, str, int]],
+    rng: random.Random,
+    plain: bool,
 ) -> str:
     """Return how the third object follows a related pair, and add the relation it tells."""
     for i in rng.sample((0, 1), 2):

@@ -35,7 +35,9 @@ CHAT_TEMPLATE = (
 )
 
 
-def export(model: JanusForConditionalGeneration, tokenizer: Tokenizer, folder: Path, *, guidance: float) -> None:
+def export(
+    model: JanusForConditionalGeneration, tokenizer: Tokenizer, folder: Path, *, guidance: float
+) -> None:
     """Write weights, configuration and processors to `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     half = {name: t.detach().to(torch.float16) for name, t in model.state_dict().items()}

@@ -19,7 +19,9 @@ class _GroupNorm(torch.autograd.Function):
     """y = x * scale + shift with one scale and shift per picture and channel, so that each pass is elementwise."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight_C: Tensor, bias_C: Tensor, groups: int, eps: float) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight_C: Tensor, bias_C: Tensor, groups: int, eps: float
+    ) -> Tensor:
         x_BPC = x.permute(0, 2, 3, 1).flatten(1, 2)
         batch, pixels, channels = x_BPC.shape
         count = pixels * channels // groups
@@ -31,7 +33,9 @@ class _GroupNorm(torch.autograd.Function):
         shift_BC = bias_C - mean_BG.repeat_interleave(channels // groups, 1) * scale_BC
         ctx.save_for_backward(x, weight_C, mean_BG, rstd_BG)
         dtype = x.dtype
-        return torch.addcmul(shift_BC[:, :, None, None].to(dtype), x, scale_BC[:, :, None, None].to(dtype))
+        return torch.addcmul(
+            shift_BC[:, :, None, None].to(dtype), x, scale_BC[:, :, None, None].to(dtype)
+        )
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor) -> Any:
@@ -42,7 +46,10 @@ class _GroupNorm(torch.autograd.Function):
         count = height * width * per_group
         dy_BC = dy.sum((2, 3), dtype=torch.float32)
         dyx_BC = (dy * x).sum((2, 3), dtype=torch.float32)
-        mean_BC, rstd_BC = mean_BG.repeat_interleave(per_group, 1), rstd_BG.repeat_interleave(per_group, 1)
+        mean_BC, rstd_BC = (
+            mean_BG.repeat_interleave(per_group, 1),
+            rstd_BG.repeat_interleave(per_group, 1),
+        )
         dyhat_BC = (dyx_BC - mean_BC * dy_BC) * rstd_BC
         # With g = dy * weight: dx = rstd * (g - mean(g) - xhat * mean(g * xhat)), means over the group.
         mean_g_BG = (dy_BC * weight_C).view(batch, groups, -1).sum(-1) / count

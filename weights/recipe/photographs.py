@@ -50,7 +50,9 @@ def photograph(scene: Scene, rng: random.Random) -> Photograph:
     else:
         px = rng.choice((rng.randint(48, 128), rng.randint(128, 260), 96, 128, 192, 224, 256, 384))
     supersample = rng.choice((1, 2, 4)) if px <= 128 else rng.choice((1, 1, 2))
-    resample = rng.choice((Image.Resampling.BOX, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS))
+    resample = rng.choice(
+        (Image.Resampling.BOX, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS)
+    )
     image = render(scene, px, supersample=supersample, resample=resample)
     if rng.random() < 0.12:
         image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 0.8) * px / IMAGE_PX))
@@ -67,7 +69,9 @@ def plain_photograph(scene: Scene, *, px: int = 256) -> Photograph:
 
 
 def _noisy(image: Image.Image, rng: random.Random) -> Image.Image:
-    noise = np.random.default_rng(rng.getrandbits(32)).normal(0, rng.uniform(1, 5), (image.height, image.width, 3))
+    noise = np.random.default_rng(rng.getrandbits(32)).normal(
+        0, rng.uniform(1, 5), (image.height, image.width, 3)
+    )
     return Image.fromarray((np.asarray(image) + noise).clip(0, 255).astype(np.uint8))
 
 

@@ -12,9 +12,16 @@ from weights.recipe.captions import article
 from weights.recipe.world import Object, Scene, place_of, relation_of
 
 NOUNS = ("object", "shape", "figure", "thing")
+# "the red one", but never "ones" nor "a one".
+REFERENCE_NOUNS = (*NOUNS, "one")
 # Centres closer than the first in x count as one column; between the two no order is clear.
 SAME_COLUMN, OTHER_COLUMN = 0.03, 0.07
-PLACE_SYNONYMS = {"top left": "upper left", "top right": "upper right", "bottom left": "lower left", "bottom right": "lower right"}
+PLACE_SYNONYMS = {
+    "top left": "upper left",
+    "top right": "upper right",
+    "bottom left": "lower left",
+    "bottom right": "lower right",
+}
 
 
 def full_name(item: Object) -> str:
@@ -73,7 +80,11 @@ def references(item: Object, scene: Scene, *, without: tuple[str, ...] = ()) -> 
         if any(all(getattr(o, a) == getattr(item, a) for a in attributes) for o in others):
             continue
         words = [getattr(item, a) for a in attributes]
-        found += [f"the {' '.join(words)}"] if "shape" in attributes else [f"the {' '.join(words)} {n}" for n in NOUNS]
+        found += (
+            [f"the {' '.join(words)}"]
+            if "shape" in attributes
+            else [f"the {' '.join(words)} {n}" for n in REFERENCE_NOUNS]
+        )
     if not others:
         found += ["it", "the object", "the shape", "the figure"]
     return found
@@ -85,10 +96,19 @@ def by_place(item: Object, scene: Scene, rng: random.Random) -> str | None:
     others = [o for o in scene.objects if o is not item]
     if len(others) == 1 and rng.random() < 0.5:
         relation = relation_of(item, others[0])
-        ends = {"left": "on the left", "right": "on the right", "above": "at the top", "below": "at the bottom"}
+        ends = {
+            "left": "on the left",
+            "right": "on the right",
+            "above": "at the top",
+            "below": "at the bottom",
+        }
         return None if relation is None else f"the {noun} {ends[relation]}"
     place = place_of(item)
-    if place is None or place not in (*PLACE_SYNONYMS, "center") or any(place_of(o) in (place, None) for o in others):
+    if (
+        place is None
+        or place not in (*PLACE_SYNONYMS, "center")
+        or any(place_of(o) in (place, None) for o in others)
+    ):
         return None
     return f"the {noun} {at(place, rng)}"
 
@@ -105,7 +125,9 @@ def at(place: str, rng: random.Random) -> str:
     return rng.choice((f"in the {name} corner", f"in the {name}", f"at the {name}"))
 
 
-def pick_reference(item: Object, scene: Scene, rng: random.Random, *, without: tuple[str, ...] = ()) -> str | None:
+def pick_reference(
+    item: Object, scene: Scene, rng: random.Random, *, without: tuple[str, ...] = ()
+) -> str | None:
     """Return a random reference, or None when nothing else is left to name the object by."""
     found = references(item, scene, without=without)
     if (not found or rng.random() < 0.12) and "place" not in without:

@@ -48,7 +48,9 @@ def build() -> Tokenizer:
         show_progress=False,
     )
     tokenizer.train_from_iterator(_texts(), trainer)
-    tokenizer.add_special_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL_TOKENS.values()])
+    tokenizer.add_special_tokens(
+        [AddedToken(t, special=True, normalized=False) for t in SPECIAL_TOKENS.values()]
+    )
     bos = tokenizer.token_to_id(chat.BOS)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{chat.BOS} $A", pair=f"{chat.BOS} $A $B", special_tokens=[(chat.BOS, bos)]

@@ -90,7 +90,9 @@ def _loss(out: Tensor, images: Tensor) -> Tensor:
     corners = torch.stack([images[:, :, i, j] for i in (0, -1) for j in (0, -1)])
     background = corners.median(0).values[:, :, None, None]
     figure = ((images - background).abs().amax(1, keepdim=True) > 0.1).float()
-    edge = (F.max_pool2d(images, 3, 1, 1) + F.max_pool2d(-images, 3, 1, 1)).amax(1, keepdim=True) > 0.1
+    edge = (F.max_pool2d(images, 3, 1, 1) + F.max_pool2d(-images, 3, 1, 1)).amax(
+        1, keepdim=True
+    ) > 0.1
     weight = 1 + FIGURE_WEIGHT * figure + EDGE_WEIGHT * edge.float()
     difference = out - images
     return (weight * (difference.abs() + 2 * difference**2)).sum() / (3 * weight.sum())
@@ -127,12 +129,15 @@ class Codebook:
     @torch.no_grad()
     def update(self, z_NE: Tensor, ids_N: Tensor, *, restart: bool) -> int:
         """Move the codes towards the latents assigned to them; return how many were restarted."""
-        # A square root tames the background, which would otherwise be all that is counted.
         counts_C = torch.bincount(ids_N, minlength=len(self.counts_C)).float()
         sums_CE = torch.zeros_like(self.sums_CE).index_add_(0, ids_N, z_NE)
         self.counts_C.mul_(self.decay).add_(counts_C, alpha=1 - self.decay)
         self.sums_CE.mul_(self.decay).add_(sums_CE, alpha=1 - self.decay)
-        dead = (self.counts_C < 1e-3).nonzero().flatten() if restart else torch.empty(0, dtype=torch.long)
+        dead = (
+            (self.counts_C < 1e-3).nonzero().flatten()
+            if restart
+            else torch.empty(0, dtype=torch.long)
+        )
         if len(dead):
             codebook_CE = F.normalize(self.embedding.weight, dim=1)
             worst = (z_NE * codebook_CE[ids_N]).sum(1).argsort()[: max(1, len(z_NE) // 20)]
@@ -145,7 +150,9 @@ class Codebook:
 
 
 @torch.no_grad()
-def set_codebook(model: JanusVQVAE, rng: random.Random, *, num_batches: int = 60, rounds: int = 25) -> None:
+def set_codebook(
+    model: JanusVQVAE, rng: random.Random, *, num_batches: int = 60, rounds: int = 25
+) -> None:
     """Fill the codebook by spherical k-means over latents, among which plain background is thinned out."""
     found = []
     for _ in range(num_batches):
@@ -186,11 +193,20 @@ def evaluate(model: JanusVQVAE, path: Path) -> None:
 
 
 def train(
-    model: JanusVQVAE, rng: random.Random, *, num_steps: int, crop: bool, quantised: bool, peak: float, sheet: Path
+    model: JanusVQVAE,
+    rng: random.Random,
+    *,
+    num_steps: int,
+    crop: bool,
+    quantised: bool,
+    peak: float,
+    sheet: Path,
 ) -> None:
     """Train one phase in place; the averaged weights are what remains."""
     optimizer = torch.optim.AdamW(
-        [p for name, p in model.named_parameters() if "quantize" not in name], betas=(0.9, 0.97), weight_decay=0.01
+        [p for name, p in model.named_parameters() if "quantize" not in name],
+        betas=(0.9, 0.97),
+        weight_decay=0.01,
     )
     average = Average(model, decay=0.995)
     codebook = Codebook(model.quantize.embedding)
@@ -215,7 +231,9 @@ def train(
         average.update(model)
         if quantised and step < 0.8 * num_steps:
             restart = step > 50 and step % 10 == 0 and step < 0.6 * num_steps
-            restarted += codebook.update(z.detach().permute(0, 2, 3, 1).flatten(0, 2), ids.flatten(), restart=restart)
+            restarted += codebook.update(
+                z.detach().permute(0, 2, 3, 1).flatten(0, 2), ids.flatten(), restart=restart
+            )
         seen += loss.item()
         if step % 100 == 99:
             rate = (step + 1) / (time.monotonic() - started)
@@ -224,7 +242,7 @@ def train(
                 step + 1, seen / 100, commitment.item(), restarted, rate,
             )  # fmt: skip
             seen, restarted = 0.0, 0
-        if quantised and step % 1000 == 999:
+        if quantised and step % 500 == 499:
             average.swap(model)
             evaluate(model, sheet)
             torch.save(model.state_dict(), sheet.with_suffix(".pt"))
@@ -236,18 +254,31 @@ def train(
 
 def main() -> None:
     """Run the stage and write `codes.pt`."""
-    args = arguments(__doc__, plain_steps=1500, crop_steps=3000, whole_steps=2500)
+    args = arguments(__doc__, {"start": ""}, plain_steps=1500, crop_steps=1000, whole_steps=2000)
     rng = random.Random(args.seed)
     model = build().to(memory_format=torch.channels_last)
     use_fast_group_norm(model)
     sheet = args.work / "codes.png"
-    train(model, rng, num_steps=args.plain_steps, crop=True, quantised=False, peak=1e-3, sheet=sheet)
-    torch.save(model.state_dict(), args.work / "codes-plain.pt")
-    set_codebook(model, rng)
+    if args.start:
+        model.load_state_dict(torch.load(args.work / args.start, weights_only=True))
+    else:
+        train(
+            model,
+            rng,
+            num_steps=args.plain_steps,
+            crop=True,
+            quantised=False,
+            peak=1e-3,
+            sheet=sheet,
+        )
+        set_codebook(model, rng)
+        train(
+            model, rng, num_steps=args.crop_steps, crop=True, quantised=True, peak=6e-4, sheet=sheet
+        )
     evaluate(model, sheet)
-    train(model, rng, num_steps=args.crop_steps, crop=True, quantised=True, peak=6e-4, sheet=sheet)
-    evaluate(model, sheet)
-    train(model, rng, num_steps=args.whole_steps, crop=False, quantised=True, peak=4e-4, sheet=sheet)
+    train(
+        model, rng, num_steps=args.whole_steps, crop=False, quantised=True, peak=5e-4, sheet=sheet
+    )
     evaluate(model, sheet)
     torch.save(model.state_dict(), args.work / "codes.pt")
 

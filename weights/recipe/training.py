@@ -16,22 +16,32 @@ from PIL import Image
 from torch import Tensor, nn
 
 
-def arguments(description: str | None, **defaults: int) -> argparse.Namespace:
-    """Return the parsed command line: `--work`, `--seed`, and one integer option per default; starts logging."""
+def arguments(
+    description: str | None, texts: dict[str, str] | None = None, **defaults: int
+) -> argparse.Namespace:
+    """Return the command line: `--work`, `--seed`, and an option per text and per number; starts logging."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--work", type=Path, default=Path("build/janus-mini"), help="folder of checkpoints and logs")
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/janus-mini"), help="folder of checkpoints and logs"
+    )
     parser.add_argument("--seed", type=int, default=1)
     for name, value in defaults.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
+    for name, text in (texts or {}).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", default=text)
     parsed = parser.parse_args()
     parsed.work.mkdir(parents=True, exist_ok=True)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(name)s %(message)s", datefmt="%H:%M:%S"
+    )
     torch.set_num_threads(1)
     torch.manual_seed(parsed.seed)
     return parsed
 
 
-def learning_rate(step: int, num_steps: int, *, peak: float, warmup: int = 100, last: float = 0.01) -> float:
+def learning_rate(
+    step: int, num_steps: int, *, peak: float, warmup: int = 100, last: float = 0.01
+) -> float:
     """Return a linear warm-up followed by a cosine down to `last * peak`."""
     if step < warmup:
         return peak * (step + 1) / warmup
@@ -60,7 +70,9 @@ class Average:
         decay = min(self.decay, (1 + self.num_updates) / (10 + self.num_updates))
         params = dict(model.named_parameters())
         names = list(self.weights)
-        torch._foreach_lerp_([self.weights[n] for n in names], [params[n].detach() for n in names], 1 - decay)
+        torch._foreach_lerp_(
+            [self.weights[n] for n in names], [params[n].detach() for n in names], 1 - decay
+        )
 
     @torch.no_grad()
     def swap(self, model: nn.Module) -> None:
@@ -91,3 +103,28 @@ def contact_sheet(images: list[Image.Image], *, columns: int = 8, zoom: int = 2)
     for i, image in enumerate(images):
         sheet.paste(image, ((i % columns) * (side + 4) + 2, (i // columns) * (side + 4) + 2))
     return sheet.resize((sheet.width * zoom, sheet.height * zoom), Image.Resampling.NEAREST)
+
+
+class Optimizers:
+    """Muon for the matrices inside the network's layers, AdamW for everything else, on one learning rate."""
+
+    def __init__(
+        self, model: nn.Module, *, inner: tuple[str, ...], weight_decay: float = 0.05
+    ) -> None:
+        matrices, others = [], []
+        for name, p in model.named_parameters():
+            if p.requires_grad:
+                (
+                    matrices if p.ndim == 2 and any(part in name for part in inner) else others
+                ).append(p)
+        self.parts: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(matrices, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=weight_decay),
+        ]
+
+    def step(self, rate: float) -> None:
+        """Apply and clear the gradients."""
+        for part in self.parts:
+            set_learning_rate(part, rate)
+            part.step()
+            part.zero_grad(set_to_none=True)

@@ -29,7 +29,11 @@ COLORS: dict[str, Rgb] = {
     "cyan": (60, 200, 220),
     "black": (20, 20, 20),
 }
-BACKGROUNDS: dict[str, Rgb] = {"white": (250, 250, 250), "gray": (170, 170, 170), "beige": (235, 220, 190)}
+BACKGROUNDS: dict[str, Rgb] = {
+    "white": (250, 250, 250),
+    "gray": (170, 170, 170),
+    "beige": (235, 220, 190),
+}
 SIZES = ("small", "large")
 RELATIONS = ("left", "right", "above", "below")
 
@@ -138,7 +142,11 @@ def is_held_out(scene: Scene) -> bool:
 
 
 def sample_scene(
-    rng: random.Random, *, held_out: bool = False, varied: bool = True, num_objects: int | None = None
+    rng: random.Random,
+    *,
+    held_out: bool = False,
+    varied: bool = True,
+    num_objects: int | None = None,
 ) -> Scene:
     """Return a scene from the trained or the held-out combinations.
 
@@ -152,7 +160,9 @@ def sample_scene(
             return scene
 
 
-def render(scene: Scene, px: int = 64, *, supersample: int = 4, resample: int = Image.Resampling.BOX) -> Image.Image:
+def render(
+    scene: Scene, px: int = 64, *, supersample: int = 4, resample: int = Image.Resampling.BOX
+) -> Image.Image:
     """Return the picture, RGB, with a short side of `px` pixels; `supersample=1` draws without anti-aliasing."""
     width = round(px * max(1.0, scene.aspect))
     height = round(px * max(1.0, 1 / scene.aspect))
@@ -172,13 +182,19 @@ def render(scene: Scene, px: int = 64, *, supersample: int = 4, resample: int = 
 
 def _sample_any(rng: random.Random, count: int, varied: bool) -> Scene | None:
     background = rng.choice(tuple(BACKGROUNDS))
-    kinds = [(rng.choice(SHAPES), rng.choice(tuple(COLORS)), rng.choice(SIZES)) for _ in range(count)]
+    kinds = [
+        (rng.choice(SHAPES), rng.choice(tuple(COLORS)), rng.choice(SIZES)) for _ in range(count)
+    ]
     if count > 1 and rng.random() < 0.15:
         # Chance alone would hardly ever draw "two red circles".
         kinds[1] = kinds[0]
     if varied and count > 1 and rng.random() < 0.2:
         # The same shape or colour twice: what tells them apart has to be looked at.
-        kinds[1] = (kinds[0][0], kinds[1][1], kinds[1][2]) if rng.random() < 0.5 else (kinds[1][0], kinds[0][1], kinds[1][2])
+        kinds[1] = (
+            (kinds[0][0], kinds[1][1], kinds[1][2])
+            if rng.random() < 0.5
+            else (kinds[1][0], kinds[0][1], kinds[1][2])
+        )
     aligned = count > 1 and rng.random() < 0.6
     for _ in range(12):
         objects = _place_objects(rng, kinds, varied=varied)
@@ -225,7 +241,11 @@ def _apart(item: Object, other: Object, gap: float) -> bool:
 
 
 def _canonical_object(rng: random.Random, shape: str, color: str, size: str) -> Object:
-    inside = [v for v in CANONICAL_GRID if CANONICAL_EXTENTS[size] / 2 < v < 1 - CANONICAL_EXTENTS[size] / 2]
+    inside = [
+        v
+        for v in CANONICAL_GRID
+        if CANONICAL_EXTENTS[size] / 2 < v < 1 - CANONICAL_EXTENTS[size] / 2
+    ]
     return make_object(shape, color, size, x=rng.choice(inside), y=rng.choice(inside))
 
 
@@ -240,7 +260,11 @@ def _varied_object(rng: random.Random, kind: tuple[str, str, str], largest: floa
         rotation += 45.0
     item = make_object(shape, color, size, x=x, y=y)
     return replace(
-        item, extent=extent, rgb=_shade(rng, color, COLORS[color]), rotation=rotation, proportion=rng.random()
+        item,
+        extent=extent,
+        rgb=_shade(rng, color, COLORS[color]),
+        rotation=rotation,
+        proportion=rng.random(),
     )
 
 
@@ -285,4 +309,7 @@ def _outline(item: Object) -> list[tuple[float, float]]:
 def _spokes(count: int, radii: tuple[float, ...]) -> list[tuple[float, float]]:
     """Return `count` points around the centre from the top clockwise, at the radii in turn."""
     turns = ((i, 2 * math.pi * i / count) for i in range(count))
-    return [(radii[i % len(radii)] * math.sin(a), -radii[i % len(radii)] * math.cos(a)) for i, a in turns]
+    return [
+        (radii[i % len(radii)] * math.sin(a), -radii[i % len(radii)] * math.cos(a))
+        for i, a in turns
+    ]

@@ -1,0 +1,180 @@
+"""Stages 3 and 4: the language model learns to read the tower's features, then to draw as well.
+
+With `--generation-rows 0` it trains understanding only (from `vision.pt`); else both at once in every batch (from
+`codes.pt` and the checkpoint before). Under `torchrun` the processes average their gradients. Owns all of the model
+but `vqmodel`. Invariant: the checkpoint written holds averaged weights.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer
+from torch import Tensor, distributed, nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from transformers import JanusForConditionalGeneration
+
+from weights.recipe import train_codes
+from weights.recipe import tokenizer as tokenizers
+from weights.recipe.captions import caption
+from weights.recipe.network import answered, build, draw, load_parts, losses
+from weights.recipe.sequences import Writer, collate
+from weights.recipe.training import Average, Optimizers, arguments, contact_sheet, learning_rate
+from weights.recipe.world import sample_scene
+
+logger = logging.getLogger("language")
+CODE_LOSS_WEIGHT = 0.7
+TRAINED = ("language_model", "lm_head", "vision_model", "aligner", "generation_")
+
+
+class Trainer:
+    """One process' model, data and optimiser."""
+
+    def __init__(self, work: Path, *, seed: int) -> None:
+        self.work = work
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.num_ranks = int(os.environ.get("WORLD_SIZE", "1"))
+        if self.num_ranks > 1:
+            distributed.init_process_group("gloo")
+        self.tokenizer = self._tokenizer()
+        self.writer = Writer(self.tokenizer)
+        self.rng = random.Random(seed * 1000 + self.rank)
+        self.model = build(self.tokenizer)
+        for name, p in self.model.named_parameters():
+            p.requires_grad_(any(part in name for part in TRAINED))
+
+    def _tokenizer(self) -> Tokenizer:
+        path = self.work / "tokenizer.json"
+        if not path.exists():
+            tokenizers.build().save(str(path))
+        return Tokenizer.from_file(str(path))
+
+    def load(self, start: str) -> None:
+        """Load the named checkpoint, or the tower alone when it has no name; and the codes if they are there."""
+        if start:
+            self.model.load_state_dict(torch.load(self.work / start, weights_only=True))
+        else:
+            tower = torch.load(self.work / "vision.pt", weights_only=True)["tower"]
+            load_parts(self.model, {"model.vision_model": tower})
+        codes = self.work / "codes.pt"
+        if codes.exists():
+            load_parts(self.model, {"model.vqmodel": torch.load(codes, weights_only=True)})
+
+    def encode(self, images: list[object]) -> Tensor:
+        """Return the codes of pictures."""
+        return train_codes.encode_pictures(self.model.model.vqmodel, images)  # type: ignore[arg-type]
+
+    def losses_of(self, understanding: int, generation: int) -> tuple[Tensor, Tensor]:
+        """Return both losses of a fresh batch of so many rows."""
+        rows = [self.writer.understanding(self.rng) for _ in range(understanding)]
+        rows += [self.writer.generation(self.rng, self.encode) for _ in range(generation)]
+        batch = collate(rows, pad=self.writer.special["pad"])
+        with torch.autocast("cpu", torch.bfloat16):
+            found = losses(self.model, batch)
+        return found.text, found.codes
+
+    def average_gradients(self) -> None:
+        """Replace gradients by their mean over all processes."""
+        if self.num_ranks == 1:
+            return
+        grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+        flat = parameters_to_vector(grads)
+        distributed.all_reduce(flat)
+        vector_to_parameters(flat.div_(self.num_ranks), grads)
+
+    @torch.no_grad()
+    def evaluate(self, *, num_rows: int = 48) -> None:
+        """Log the share of exact answers on held-out combinations, by kind."""
+        rng = random.Random(5)
+        right: dict[str, list[bool]] = defaultdict(list)
+        for _ in range(num_rows // 16):
+            rows = [self.writer.understanding(rng, held_out=True) for _ in range(16)]
+            batch = collate(rows, pad=self.writer.special["pad"])
+            with torch.autocast("cpu", torch.bfloat16):
+                found = losses(self.model, batch)
+            for kind, good in answered(batch, found.chosen_BT):
+                right[kind].append(good)
+        total = [good for goods in right.values() for good in goods]
+        shares = {kind: round(sum(goods) / len(goods), 3) for kind, goods in sorted(right.items())}
+        logger.info("held-out answers: %.4f of %d %s", sum(total) / len(total), len(total), shares)
+
+    @torch.no_grad()
+    def sheet(self, path: Path, *, guidance: float = 3.0) -> None:
+        """Draw sixteen held-out captions, which are logged, to a contact sheet."""
+        rng = random.Random(11)
+        texts = [
+            caption(sample_scene(rng, held_out=True, varied=False), rng, plain=True).text
+            for _ in range(16)
+        ]
+        generator = torch.Generator().manual_seed(0)
+        with torch.autocast("cpu", torch.bfloat16):
+            prompts = [self.writer.drawing_ids(t) for t in texts]
+            codes = draw(self.model, prompts, guidance=guidance, generator=generator)
+        contact_sheet(
+            train_codes.decode_codes(self.model.model.vqmodel, codes), columns=4, zoom=3
+        ).save(path)
+        path.with_suffix(".txt").write_text("\n".join(texts) + "\n")
+
+
+def main() -> None:
+    """Run the stage and write `<name>.pt`."""
+    args = arguments(
+        __doc__, {"start": "", "name": "understanding"},
+        steps=3000, understanding_rows=8, generation_rows=0, evaluate_every=250, peak_e5=150, last_percent=30,
+    )  # fmt: skip
+    trainer = Trainer(args.work, seed=args.seed)
+    trainer.load(args.start)
+    model = trainer.model
+    optimizers = Optimizers(model, inner=("encoder.layers", "language_model.layers"))
+    average = Average(model, decay=0.998)
+    started, seen = time.monotonic(), [0.0, 0.0]
+    for step in range(args.steps):
+        text, codes = trainer.losses_of(args.understanding_rows, args.generation_rows)
+        (text + CODE_LOSS_WEIGHT * codes).backward()
+        trainer.average_gradients()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizers.step(
+            learning_rate(
+                step, args.steps, peak=args.peak_e5 * 1e-5, warmup=100, last=args.last_percent / 100
+            )
+        )
+        average.update(model)
+        seen[0] += text.item()
+        seen[1] += codes.item()
+        if trainer.rank == 0 and step % 25 == 24:
+            rate = (step + 1) / (time.monotonic() - started)
+            logger.info(
+                "step %d text %.4f codes %.4f, %.2f steps/s",
+                step + 1,
+                seen[0] / 25,
+                seen[1] / 25,
+                rate,
+            )
+            seen = [0.0, 0.0]
+        if trainer.rank == 0 and (
+            step % args.evaluate_every == args.evaluate_every - 1 or step == args.steps - 1
+        ):
+            average.swap(model)
+            save(trainer, args.work / f"{args.name}.pt", draws=args.generation_rows > 0)
+            average.swap(model)
+    if trainer.num_ranks > 1:
+        distributed.destroy_process_group()
+
+
+def save(trainer: Trainer, path: Path, *, draws: bool) -> None:
+    """Evaluate the model as it is, and write it."""
+    trainer.evaluate()
+    if draws:
+        trainer.sheet(path.with_suffix(".png"))
+    state: dict[str, Tensor] = JanusForConditionalGeneration.state_dict(trainer.model)
+    torch.save(state, path)
+
+
+if __name__ == "__main__":
+    main()
