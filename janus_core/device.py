@@ -132,17 +132,23 @@ def _cgroup_memory() -> tuple[int | None, int]:
     return None, 0
 
 
-def fit(settings: EngineSettings, config: ModelConfig, placement: Placement) -> EngineSettings:
+def fit(
+    settings: EngineSettings,
+    config: ModelConfig,
+    placement: Placement,
+    *,
+    reserved_bytes: int = 0,
+) -> EngineSettings:
     """The settings with the size of the KV pool decided; call it once the weights are in place.
 
-    A size that was asked for is left alone. Otherwise the pool gets its share of the free memory,
-    at most what `max_sequences` of full length could use. Raises CheckpointError if not even one
-    picture fits.
+    A size that was asked for is left alone. Otherwise the pool gets its share of the free memory
+    less `reserved_bytes` (weights still to be loaded), at most what `max_sequences` of full length
+    could use. Raises CheckpointError if not even one picture fits.
     """
     if settings.kv_positions is not None or settings.kv_bytes is not None:
         return settings
     per_position = bytes_per_position(config.backbone, placement.dtype.itemsize)
-    free = free_bytes(placement.device)
+    free = free_bytes(placement.device) - reserved_bytes
     if placement.device.type == "cuda":
         budget = int((free - CUDA_RESERVE_BYTES) * CUDA_SHARE)
     else:
@@ -152,9 +158,9 @@ def fit(settings: EngineSettings, config: ModelConfig, placement: Placement) -> 
     least = 3 * config.vq.num_codes
     if positions < least:
         raise CheckpointError(
-            f"One picture needs {least * per_position / 2**20:.0f} MiB of KV pool, but of the "
-            f"{free / 2**20:.0f} MiB free on {placement.device} the pool may take "
-            f"{max(budget, 0) / 2**20:.0f} MiB. Free some memory, choose a smaller model, or set "
-            "kv_positions."
+            f"Not enough memory on {placement.device}: {max(free, 0) / 2**20:.0f} MiB are free "
+            f"beside the weights, of which the KV pool may take {max(budget, 0) / 2**20:.0f}; one "
+            f"picture needs {least * per_position / 2**20:.0f}. Free some memory, choose a smaller "
+            "model, or set kv_positions."
         )
     return replace(settings, kv_positions=positions)

@@ -1,0 +1,32 @@
+"""What the commands share: loading a model with a sign of life, and looking after the screen.
+
+Owns stderr's status lines; results go to stdout and belong to the commands. Invariant: nothing
+animated is written to what is not a terminal.
+"""
+
+from pathlib import Path
+
+from rich.console import Console
+
+from janus_core.errors import ParameterError
+from janus_core.pipeline import Pipeline
+
+
+def load_pipeline(model: str | None, *, device: str, dtype: str) -> Pipeline:
+    """Load a model for one command, with a spinner meanwhile."""
+    console = status_console()
+    with console.status(f"Loading {model or 'the embedded model'}..."):
+        return Pipeline.load(model, device=device, dtype=dtype)
+
+
+def status_console() -> Console:
+    """Where progress is shown: stderr, so that results can be piped."""
+    return Console(stderr=True)
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a file the user named. Raises ParameterError that names it."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ParameterError(f"{path} cannot be read: {error.strerror}.") from error
