@@ -1,7 +1,7 @@
 """The engine against transformers, token for token, code for code, pixel for pixel.
 
-Greedy outputs of the oracle are computed once, one request at a time; the engine must repeat them in
-every situation it may bring a request into.
+Greedy outputs of the oracle are computed once, one request at a time; the engine must repeat them
+in every situation it may bring a request into.
 """
 
 from pathlib import Path

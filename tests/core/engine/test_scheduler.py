@@ -1,0 +1,411 @@
+"""The scheduler, with the runner's part played by hand: milliseconds, no tensors."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from janus_core.config import BackboneConfig, ModelConfig, VisionConfig, VqConfig
+from janus_core.engine.plan import StepPlan
+from janus_core.engine.request import (
+    ImageInput,
+    ImageRequest,
+    Request,
+    SamplingParams,
+    TextRequest,
+)
+from janus_core.engine.scheduler import Scheduler
+from janus_core.engine.sequence import RequestState, Role, new_state
+from janus_core.engine.settings import EngineSettings
+from janus_core.engine.slots import SlotPool
+
+NUM_CODES = 16
+BOS, PAD, BEGIN = 1, 2, 3
+CONFIG = ModelConfig(
+    backbone=BackboneConfig(
+        width=8,
+        num_layers=1,
+        num_heads=1,
+        num_kv_heads=1,
+        head_dim=8,
+        mlp_width=8,
+        vocab_size=1000,
+        max_positions=4096,
+    ),
+    vision=VisionConfig(
+        image_size=8, patch_size=4, width=8, num_layers=1, num_heads=1, mlp_ratio=2.0
+    ),
+    vq=VqConfig(
+        codebook_size=50,
+        code_dim=4,
+        base_channels=8,
+        channel_multiplier=(1,),
+        num_res_blocks=1,
+        latent_channels=8,
+        grid=4,
+        head_width=8,
+    ),
+)
+SAMPLING = SamplingParams(seed=0)
+
+
+class House:
+    """A scheduler and a runner that computes nothing but notes what it was asked to."""
+
+    def __init__(self, *, kv_positions: int = 4096, **fields) -> None:
+        fields = {"max_sequences": 16, "step_token_budget": 64, **fields}
+        self.settings = EngineSettings(kv_positions=kv_positions, **fields)
+        self.pool = SlotPool(kv_positions, prefix_cache=self.settings.prefix_cache)
+        self.embedded: set[tuple[str, bytes]] = set()
+        self.scheduler = Scheduler(
+            self.settings,
+            self.pool,
+            is_embedded=lambda t, image: (t, image.digest) in self.embedded,
+        )
+        self.states: dict[str, RequestState] = {}
+        self.started_at: dict[str, int] = {}
+        self.sampled_at: dict[str, list[int]] = {}
+        self.ended_at: dict[str, int] = {}
+        self.num_steps = 0
+        self.num_computed = 0
+
+    def add(self, *requests: Request) -> None:
+        for request in requests:
+            state = new_state(
+                request,
+                config=CONFIG,
+                public_ids=frozenset((BOS, PAD, BEGIN)),
+                order=len(self.states),
+                now_s=0.0,
+            )
+            self.states[request.id] = state
+            self.scheduler.add(state)
+
+    def step(self) -> StepPlan:
+        plan = self.scheduler.plan()
+        self.num_steps += 1
+        self.check(plan)
+        for state in plan.started:
+            self.started_at.setdefault(state.id, self.num_steps)
+        for encode in plan.encodes:
+            request = encode.state.request
+            self.embedded.add((request.tenant, request.images[encode.index].digest))
+            encode.state.embedded.add(encode.index)
+        self.scheduler.commit(plan.chunks)
+        self.num_computed += sum(chunk.num_tokens for chunk in plan.chunks)
+        for state in plan.sampling:
+            state.append(state.num_output if not state.is_image else 1000 + state.num_output)
+            self.sampled_at.setdefault(state.id, []).append(self.num_steps)
+            request = state.request
+            total = NUM_CODES if state.is_image else request.max_tokens
+            if state.num_output == total:
+                self.ended_at[state.id] = self.num_steps
+                self.scheduler.remove(state, keep_prefix=True)
+        self.scheduler.check_integrity()
+        return plan
+
+    def check(self, plan: StepPlan) -> None:
+        """What every plan must satisfy."""
+        assert sum(c.num_tokens for c in plan.chunks) <= self.settings.step_token_budget
+        assert plan.num_prefill_tokens + sum(
+            len(state.sequences) for state in plan.sampling[: plan.num_decoding]
+        ) == sum(c.num_tokens for c in plan.chunks)
+        sequences = [c.sequence for c in plan.chunks]
+        assert len(set(sequences)) == len(sequences), "a sequence was planned twice"
+        assert len(set(plan.sampling)) == len(plan.sampling), "a request samples twice"
+        reached = {c.sequence: c.sequence.num_computed + c.num_tokens for c in plan.chunks}
+        for chunk in plan.chunks:
+            assert chunk.num_tokens > 0
+            assert reached[chunk.sequence] <= chunk.sequence.slot.capacity
+            whole = reached[chunk.sequence] == len(chunk.sequence.tokens)
+            assert whole == (chunk.state in plan.sampling), "a last token without a sample"
+        for state in plan.sampling:
+            assert all(reached[s] == len(s.tokens) for s in state.sequences)
+            assert len({len(s.tokens) for s in state.sequences}) == 1
+        runs = [encode for encode in plan.encodes if encode.runs_tower]
+        assert len(runs) <= self.settings.encodes_per_step
+
+    def run(self, *, max_steps: int = 3000, each: Callable[[], None] = lambda: None) -> None:
+        while self.scheduler.has_work:
+            self.step()
+            each()
+            assert self.num_steps < max_steps, "the requests do not come to an end"
+        assert self.pool.num_used == 0
+
+
+def text(request_id: str, num_prompt: int = 10, *, max_tokens: int = 4, first: int = 10, **fields):
+    ids = (BOS, *range(first, first + num_prompt - 1))
+    return TextRequest(
+        id=request_id, token_ids=ids, sampling=SAMPLING, max_tokens=max_tokens, **fields
+    )
+
+
+def image(request_id: str, num_prompt: int = 12, *, first: int = 10, guided: bool = True, **fields):
+    ids = (BOS, *range(first, first + num_prompt - 2), BEGIN)
+    uncond = (BOS, *[PAD] * (num_prompt - 2), BEGIN)
+    return ImageRequest(
+        id=request_id,
+        token_ids=ids,
+        uncond_token_ids=uncond if guided else None,
+        guidance=5.0 if guided else 1.0,
+        sampling=SAMPLING,
+        **fields,
+    )
+
+
+def seen(digest: int, *, first: int = 1, num_tokens: int = 20) -> ImageInput:
+    return ImageInput(bytes([digest]) * 8, np.zeros((3, 8, 8), np.float32), first, num_tokens)
+
+
+def test_a_text_request_lives_prompt_and_tokens() -> None:
+    house = House()
+    house.add(text("t", 10, max_tokens=4))
+    house.run()
+    assert house.sampled_at["t"] == [1, 2, 3, 4]
+    assert house.num_computed == 10 + 3
+
+
+def test_a_pair_moves_together() -> None:
+    house = House()
+    house.add(image("i", 12))
+    house.run()
+    assert house.sampled_at["i"] == list(range(1, NUM_CODES + 1))
+    assert house.num_computed == 2 * (12 + NUM_CODES - 1)
+
+
+def test_a_pair_waits_for_its_slower_half() -> None:
+    """The budget ends inside the conditional prompt, then inside the unconditional one."""
+    house = House(max_sequences=4, step_token_budget=10)
+    house.add(image("i", 13))
+    plans = [house.step() for _ in range(3)]
+    taken = [[(c.sequence.role, c.num_tokens) for c in plan.chunks] for plan in plans]
+    assert taken[0] == [(Role.COND, 10)]
+    assert taken[1] == [(Role.COND, 2), (Role.UNCOND, 8)]
+    assert taken[2] == [(Role.COND, 1), (Role.UNCOND, 5)]
+    assert not plans[0].sampling
+    assert not plans[1].sampling
+    assert plans[2].sampling == [house.states["i"]]
+
+
+def test_n_pictures_of_a_prompt_prefill_it_once() -> None:
+    house = House(step_token_budget=200)
+    house.add(*[image(f"i{n}", 50) for n in range(4)])
+    house.run()
+    prefill = house.num_computed - 4 * 2 * (NUM_CODES - 1)
+    # The first computes both prompts, the others the last token of both.
+    assert prefill == 2 * 50 + 3 * 2
+    assert [house.started_at[f"i{n}"] for n in range(4)] == [1, 2, 2, 2]
+
+
+def test_the_unconditional_prefix_is_one_for_all_lengths_and_tenants() -> None:
+    house = House(step_token_budget=400)
+    house.add(image("i", 90, tenant="a"))
+    house.run()
+    for number, num_prompt in enumerate([20, 90, 37, 60]):
+        house.add(image(f"j{number}", num_prompt, first=100 + 100 * number, tenant=f"b{number}"))
+        plan = house.step()
+        taken = {c.sequence.role: c.num_tokens for c in plan.chunks if c.num_tokens}
+        assert taken == {Role.COND: num_prompt, Role.UNCOND: 1}
+        house.run()
+
+
+def test_a_negative_prompt_is_private() -> None:
+    house = House(step_token_budget=400)
+    negative = image("a", 30, tenant="a")
+    ids = tuple(range(500, 530))
+    fields = {"token_ids": ids, "uncond_token_ids": ids[::-1], "guidance": 5.0}
+    for tenant in "ab":
+        house.add(ImageRequest(id=tenant, sampling=SAMPLING, tenant=tenant, **fields))
+        assert house.step().num_prefill_tokens == 2 * len(negative.token_ids)
+
+
+def test_the_next_turn_of_a_conversation_hits_the_answer() -> None:
+    house = House()
+    house.add(text("a", 20, max_tokens=8))
+    house.run()
+    said = house.states["a"].sequences[0].tokens
+    turn = TextRequest(id="b", token_ids=(*said, 900, 901), sampling=SAMPLING, max_tokens=2)
+    house.add(turn)
+    house.step()
+    # The last sampled token was never computed.
+    assert house.states["b"].num_cached == len(said) - 1
+
+
+def test_images_are_part_of_the_key() -> None:
+    house = House(step_token_budget=200)
+    house.add(text("a", 40, images=(seen(1),)))
+    house.run()
+    house.add(text("same", 40, images=(seen(1),)))
+    house.run()
+    house.add(text("other", 40, images=(seen(2),)))
+    house.run()
+    assert house.states["same"].num_cached == 39
+    assert house.states["other"].num_cached == 0
+
+
+def test_one_unseen_image_per_step() -> None:
+    house = House(step_token_budget=200)
+    two = (seen(1, first=1), seen(2, first=30))
+    house.add(text("a", 60, images=two), text("b", 60, first=500, images=(seen(3),)))
+    first, second, third = (house.step() for _ in range(3))
+    assert [(e.state.id, e.index) for e in first.encodes] == [("a", 0)]
+    # "a" stops before its second image, "b" before its first.
+    assert [(c.state.id, c.num_tokens) for c in first.chunks] == [("a", 30), ("b", 1)]
+    assert [(e.state.id, e.index) for e in second.encodes] == [("a", 1)]
+    assert [(e.state.id, e.index) for e in third.encodes] == [("b", 0)]
+    house.run()
+
+
+def test_text_grows_beyond_its_first_reservation() -> None:
+    house = House(text_growth_tokens=8)
+    house.add(text("a", 10, max_tokens=300), text("b", 10, max_tokens=300, first=200))
+    house.run()
+    assert house.sampled_at["a"] == list(range(1, 301))
+    assert house.scheduler.num_set_backs == 0
+
+
+def test_the_newest_text_is_set_back_and_finishes_later() -> None:
+    house = House(kv_positions=192, text_growth_tokens=8, image_reserve=0.0)
+    house.add(*[text(f"t{n}", 10, max_tokens=100, first=100 * (n + 1)) for n in range(3)])
+    house.run()
+    assert house.scheduler.num_set_backs > 0
+    assert house.sampled_at["t0"] == list(range(1, 101))
+    assert all(house.states[f"t{n}"].num_output == 100 for n in range(3))
+
+
+def test_pictures_are_never_set_back() -> None:
+    house = House(kv_positions=192, text_growth_tokens=8)
+    house.add(image("i", 12), text("t", 10, max_tokens=150))
+    house.run()
+    assert house.sampled_at["i"] == list(range(1, NUM_CODES + 1))
+
+
+def test_a_burst_of_pictures_does_not_keep_a_question_waiting() -> None:
+    house = House(kv_positions=1024)
+    house.add(*[image(f"i{n}", 12, first=20 * n) for n in range(50)])
+    for _ in range(5):
+        house.step()
+    house.add(text("t", 30, first=900))
+    house.step()
+    assert house.started_at["t"] == 6
+    assert house.sampled_at["t"] == [6]
+    assert sum(state.is_running for state in house.states.values() if state.is_image) >= 5
+    house.run()
+
+
+def test_a_flood_of_questions_does_not_stop_the_pictures() -> None:
+    house = House(kv_positions=1024)
+    count = 0
+
+    def flood() -> None:
+        nonlocal count
+        if house.num_steps < 200:
+            for _ in range(4):
+                house.add(text(f"t{count}", 40, max_tokens=20, first=count % 800))
+                count += 1
+
+    flood()
+    for _ in range(30):
+        house.step()
+        flood()
+    house.add(image("i", 40))
+    house.run(each=flood)
+    # A quarter of the prefill tokens is the picture's, and its sequences decode in every step.
+    assert house.started_at["i"] <= 31 + 2
+    assert house.ended_at["i"] <= 31 + 2 + 2 * 40 // 12 + NUM_CODES
+
+
+def test_questions_are_answered_in_order() -> None:
+    house = House(max_sequences=4)
+    house.add(*[text(f"t{n}", 20, first=30 * n) for n in range(12)])
+    house.run()
+    starts = [house.started_at[f"t{n}"] for n in range(12)]
+    assert starts == sorted(starts)
+
+
+def test_a_large_request_is_not_overtaken_for_ever() -> None:
+    """Pictures that come one after the other leave no hole large enough for a long prompt."""
+    house = House(kv_positions=256, patience_steps=40, max_sequences=8)
+    count = 0
+
+    def more() -> None:
+        nonlocal count
+        if house.num_steps % 7 == 0 and house.num_steps < 600:
+            house.add(image(f"i{count}", 12, first=count))
+            count += 1
+
+    more()
+    house.step()
+    house.add(text("long", 180, first=600, max_tokens=2))
+    house.run(each=more)
+    assert house.started_at["long"] < 1 + 40 + 4 * NUM_CODES
+
+
+@pytest.mark.parametrize("stage", range(8))
+def test_removing_at_any_stage_frees_everything(stage: int) -> None:
+    house = House(max_sequences=8, step_token_budget=14)
+    house.add(text("t", 30), image("i", 20), image("j", 20), text("u", 30, images=(seen(1),)))
+    for _ in range(stage):
+        house.step()
+    for request_id, state in house.states.items():
+        if request_id not in house.ended_at:
+            house.scheduler.remove(state, keep_prefix=stage % 2 == 0)
+            house.scheduler.check_integrity()
+    assert house.pool.num_used == 0
+    assert not house.scheduler.has_work
+    assert house.pool.num_cached == 0 or stage % 2 == 0 or house.ended_at
+
+
+some_text = st.builds(
+    lambda num_prompt, max_tokens, first: ("text", num_prompt, max_tokens, first),
+    st.integers(1, 60),
+    st.integers(1, 60),
+    st.sampled_from([10, 11, 200]),
+)
+some_image = st.builds(
+    lambda num_prompt, guided, first: ("image", num_prompt, guided, first),
+    st.integers(2, 40),
+    st.booleans(),
+    st.sampled_from([10, 200]),
+)
+arrivals = st.lists(
+    st.tuples(st.integers(0, 6), st.one_of(some_text, some_image), st.booleans()), max_size=25
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    arrivals,
+    st.sampled_from([160, 256, 1024]),
+    st.sampled_from([10, 40]),
+    st.sampled_from([1, 16]),
+    st.booleans(),
+)
+def test_all_requests_end_whatever_arrives(
+    script: list, kv_positions: int, budget: int, growth: int, prefix_cache: bool
+) -> None:
+    """Arrivals and departures in any order: every plan is sound, and everybody is served."""
+    house = House(
+        kv_positions=kv_positions,
+        max_sequences=8,
+        step_token_budget=budget,
+        text_growth_tokens=growth,
+        prefix_cache=prefix_cache,
+        patience_steps=20,
+    )
+    gone = set()
+    for number, (pause, (kind, size, detail, first), leaves) in enumerate(script):
+        request_id = f"r{number}"
+        if kind == "text":
+            house.add(text(request_id, size, max_tokens=detail, first=first))
+        else:
+            house.add(image(request_id, size, guided=detail, first=first))
+        for _ in range(pause):
+            house.step()
+        if leaves and request_id not in house.ended_at:
+            house.scheduler.remove(house.states[request_id], keep_prefix=True)
+            gone.add(request_id)
+    house.run()
+    assert house.ended_at.keys() | gone == house.states.keys()
