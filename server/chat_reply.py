@@ -46,6 +46,7 @@ class ChatReply:
         self._context = context
         self._requests = requests
         self._stream_usage = stream_usage
+        self._fingerprint = context.fingerprint
         self._usages: list[Usage] = []
         self._id = f"chatcmpl-{uuid.uuid4().hex}"
         self._created = int(time.time())
@@ -68,7 +69,7 @@ class ChatReply:
             object="chat.completion",
             created=self._created,
             model=self._context.model_name,
-            system_fingerprint=self._context.fingerprint,
+            system_fingerprint=self._fingerprint,
             choices=[
                 Choice(
                     index=index,
@@ -126,7 +127,7 @@ class ChatReply:
             object="chat.completion.chunk",
             created=self._created,
             model=self._context.model_name,
-            system_fingerprint=self._context.fingerprint,
+            system_fingerprint=self._fingerprint,
             choices=choices,
         )
         if self._stream_usage:

@@ -1,0 +1,198 @@
+"""Image generations over a real socket: shapes, seeds, sizes, formats, streams."""
+
+import base64
+import io
+import json
+
+import httpx2
+import numpy as np
+import pytest
+from PIL import Image
+
+URL = "/v1/images/generations"
+PROMPT = "a large red circle"
+
+
+def draw(client: httpx2.Client, **body: object) -> dict:
+    reply = client.post(URL, json={"prompt": PROMPT} | body)
+    assert reply.status_code == 200, reply.text
+    return reply.json()
+
+
+def opened(b64_json: str) -> Image.Image:
+    image = Image.open(io.BytesIO(base64.b64decode(b64_json)))
+    image.load()
+    return image
+
+
+def events(client: httpx2.Client, **body: object) -> list[dict]:
+    """The events of a stream, each with its name checked against its type."""
+    body = {"prompt": PROMPT, "stream": True} | body
+    with client.stream("POST", URL, json=body) as reply:
+        assert reply.status_code == 200
+        assert reply.headers["content-type"].startswith("text/event-stream")
+        raw = reply.read().decode()
+    found = []
+    for frame in raw.split("\n\n"):
+        if not frame or frame == ": ping":
+            continue
+        name, data = frame.split("\n")
+        found.append(json.loads(data.removeprefix("data: ")))
+        assert name.removeprefix("event: ") == found[-1]["type"]
+    return found
+
+
+def test_a_reply_has_openai_s_keys_and_a_picture(client: httpx2.Client):
+    reply = draw(client, seed=3)
+    assert reply.keys() == {
+        *("created", "data", "background", "output_format", "quality", "size", "usage")
+    }
+    (picture,) = reply["data"]
+    assert picture.keys() == {"b64_json", "revised_prompt", "seed"}
+    assert picture["seed"] == 3
+    image = opened(picture["b64_json"])
+    assert (image.format, image.mode, image.size) == ("PNG", "RGB", (16, 16))
+    assert reply["size"] == "16x16"
+    usage = reply["usage"]
+    assert usage["output_tokens"] == usage["output_tokens_details"]["image_tokens"] == 16
+    assert usage["total_tokens"] == usage["input_tokens"] + 16
+
+
+def test_the_returned_seed_draws_the_picture_again(client: httpx2.Client):
+    first = draw(client)["data"][0]
+    again = draw(client, seed=first["seed"])["data"][0]
+    other = draw(client, seed=first["seed"] + 1)["data"][0]
+    assert again == first
+    assert other["b64_json"] != first["b64_json"]
+
+
+def test_n_pictures_have_the_seeds_that_follow_or_the_ones_given(client: httpx2.Client):
+    three = draw(client, n=3, seed=5)
+    assert [picture["seed"] for picture in three["data"]] == [5, 6, 7]
+    assert three["usage"]["output_tokens"] == 48
+    chosen = draw(client, seed=[7, 5])
+    assert chosen["data"] == [three["data"][2], three["data"][0]]
+
+
+def test_the_file_says_how_to_draw_it_again(client: httpx2.Client):
+    picture = draw(client, seed=11, guidance_scale=3)["data"][0]
+    text = opened(picture["b64_json"]).text
+    assert text["prompt"] == PROMPT
+    assert (text["seed"], float(text["guidance_scale"]), text["model"]) == ("11", 3.0, "tiny")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"guidance_scale": 1},
+        {"guidance_scale": 9},
+        {"temperature": 0},
+        {"top_k": 1},
+        {"top_p": 0.1},
+        {"min_p": 1},
+        {"negative_prompt": "a small blue square"},
+        {"prompt": "a small blue square"},
+    ],
+)
+def test_each_parameter_has_its_effect(client: httpx2.Client, changed: dict):
+    assert draw(client, seed=1, **changed)["data"] != draw(client, seed=1)["data"]
+
+
+def test_guidance_has_three_names(client: httpx2.Client):
+    named = [draw(client, seed=1, **{name: 2}) for name in ("guidance_scale", "cfg_weight")]
+    assert named[0]["data"] == named[1]["data"]
+    assert draw(client, seed=1, cfg_scale=2)["data"] == named[0]["data"]
+
+
+@pytest.mark.parametrize("size", ["48x32", "512x16", "8x8"])
+def test_another_size_is_the_native_picture_cut_to_fit(client: httpx2.Client, size: str):
+    reply = client.post(URL, json={"prompt": PROMPT, "seed": 2, "size": size})
+    width, height = map(int, size.split("x"))
+    if width < 16:
+        assert reply.status_code == 400
+        return
+    assert reply.headers["x-janus-native-size"] == "16x16"
+    assert reply.json()["size"] == size
+    image = opened(reply.json()["data"][0]["b64_json"])
+    assert image.size == (width, height)
+    native = opened(draw(client, seed=2)["data"][0]["b64_json"])
+    side = max(width, height)
+    covering = native.resize((side, side), Image.Resampling.LANCZOS)
+    left, top = (side - width) // 2, (side - height) // 2
+    expected = covering.crop((left, top, left + width, top + height))
+    # Lanczos over the whole and over a part differ by rounding only.
+    difference = np.abs(np.asarray(image, dtype=int) - np.asarray(expected, dtype=int))
+    assert difference.max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("output_format", "compression"),
+    [("png", None), ("png", 100), ("jpeg", None), ("jpeg", 10), ("webp", 80), ("webp", 100)],
+)
+def test_every_output_format(client: httpx2.Client, output_format: str, compression: int | None):
+    reply = draw(client, seed=2, output_format=output_format, output_compression=compression)
+    assert reply["output_format"] == output_format
+    image = opened(reply["data"][0]["b64_json"])
+    assert image.format == output_format.upper()
+    native = opened(draw(client, seed=2)["data"][0]["b64_json"])
+    if (output_format, compression) in {("png", None), ("png", 100), ("webp", 100)}:
+        assert image.tobytes() == native.tobytes()
+    else:
+        assert image.tobytes() != native.tobytes()
+
+
+def test_less_quality_is_a_smaller_file(client: httpx2.Client):
+    sizes = [
+        len(
+            draw(client, seed=2, size="256x256", output_format="jpeg", output_compression=quality)[
+                "data"
+            ][0]["b64_json"]
+        )
+        for quality in (10, 90)
+    ]
+    assert sizes[0] < sizes[1] / 2
+
+
+@pytest.mark.parametrize("model", ["tiny", "dall-e-2", "dall-e-3", "gpt-image-1.5", None])
+def test_clients_with_a_fixed_list_of_models_are_served(client: httpx2.Client, model: str | None):
+    reply = draw(
+        client,
+        model=model,
+        n=1,
+        size="auto",
+        quality="standard",
+        style="vivid",
+        moderation="low",
+        background="auto",
+        response_format="b64_json",
+        user="me",
+        num_inference_steps=50,
+    )
+    assert len(reply["data"]) == 1
+
+
+def test_a_stream_shows_half_drawn_pictures_then_the_picture(client: httpx2.Client):
+    *partial, completed = events(client, seed=4, partial_images=3)
+    assert [event["partial_image_index"] for event in partial] == [0, 1, 2]
+    keys = {"b64_json", "created_at", "background", "output_format", "quality", "size", "type"}
+    assert all(
+        event.keys() == keys | {"partial_image_index", "image_index", "seed"} for event in partial
+    )
+    assert completed.keys() == keys | {"usage", "image_index", "seed"}
+    assert completed["usage"]["output_tokens"] == 16
+    assert completed["b64_json"] == draw(client, seed=4)["data"][0]["b64_json"]
+    final = np.asarray(opened(completed["b64_json"]))
+    for event in partial:
+        image = np.asarray(opened(event["b64_json"]))
+        assert image.shape == final.shape
+        assert (image[-1] == image[-1, 0]).all(), "the last row is not drawn yet"
+    assert len({event["b64_json"] for event in partial}) == 3
+
+
+def test_a_stream_of_several_pictures_completes_each_once(client: httpx2.Client):
+    found = events(client, seed=4, n=2, partial_images=0, output_format="webp")
+    assert [event["type"] for event in found] == ["image_generation.completed"] * 2
+    by_index = {event["image_index"]: event for event in found}
+    whole = draw(client, seed=4, n=2, output_format="webp")
+    assert [by_index[i]["b64_json"] for i in (0, 1)] == [p["b64_json"] for p in whole["data"]]
+    assert [by_index[i]["seed"] for i in (0, 1)] == [4, 5]

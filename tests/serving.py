@@ -1,0 +1,99 @@
+"""A real server on a free port, in a thread of the test process or in a process of its own.
+
+Owns starting and ending it; knows no endpoint. Sockets and streams are real, so that what a test sees
+is what a client sees.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+
+from server.app import create_app
+from server.lifecycle import DrainingServer, bind, load_pipeline
+from server.settings import Settings
+
+START_S = 60.0
+ROOT = Path(__file__).parents[1]
+
+
+class ServerInThread:
+    """A server in this process. `client` has its address; `context` its parts."""
+
+    def __init__(self, **settings: object) -> None:
+        self.settings = Settings(host="127.0.0.1", port=0, **settings)
+        self._listener = bind("127.0.0.1", port=0)
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.app = create_app(load_pipeline(self.settings), self.settings)
+        self._server = DrainingServer(self.app, settings=self.settings)
+        self._thread = threading.Thread(target=self._server.run, args=([self._listener],))
+
+    def __enter__(self) -> "ServerInThread":
+        self._thread.start()
+        wait_until(lambda: self._server.started or not self._thread.is_alive())
+        assert self._server.started, "the server did not start"
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+        self._listener.close()
+
+    @property
+    def context(self):
+        return self.app.state.context
+
+    def begin_drain(self) -> None:
+        """What the first signal does."""
+        self._server._loop.call_soon_threadsafe(self._server.begin_drain)
+
+    def client(self) -> httpx2.Client:
+        return httpx2.Client(base_url=self.url, timeout=60)
+
+    def is_idle(self) -> bool:
+        """Whether the engine has nothing to do and holds no slot."""
+        stats = self.context.dispatcher.service.stats()
+        return (stats.num_running, stats.num_waiting, stats.kv_usage) == (0, 0, 0)
+
+
+def wait_until(condition, timeout_s: float = START_S) -> None:
+    """Poll until `condition()` holds; fail if it does not in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "timed out"
+        time.sleep(0.01)
+
+
+@contextmanager
+def server_process(*flags: str, **environ: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`python -m server serve` with these flags on a free port; yields the process and its URL."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "server", "serve", "--port", "0", *flags],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environ,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        yield process, _url_in(process)
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
+
+
+def _url_in(process: subprocess.Popen[str]) -> str:
+    """The address from the line the server prints once it listens."""
+    seen = []
+    for line in process.stderr:
+        seen.append(line)
+        if match := re.search(r"Listening on (\S+)", line):
+            return match[1]
+    raise AssertionError("the server did not start:\n" + "".join(seen))
