@@ -172,7 +172,8 @@ def test_without_prefix_cache_nothing_stays() -> None:
 
 
 class Twin:
-    """Plays the pool's memory: which key each position holds, carried by copies and computations."""
+    """Plays the pool's memory: which key each position holds, carried by copies and
+    computations."""
 
     def __init__(self, num_positions: int) -> None:
         self.memory: list[int | None] = [None] * num_positions

@@ -1,0 +1,217 @@
+"""The engine's thread: commands from anywhere, one sink, and no request without an end."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from janus_core.engine.events import Failed, Finished, Preview, TextDelta
+from janus_core.engine.request import SamplingParams
+from janus_core.engine.service import EngineService
+from janus_core.errors import (
+    ContextLengthError,
+    DrainingError,
+    EngineDeadError,
+    QueueFullError,
+    StepError,
+)
+from tests.core.engine.support import Log, Requests, run
+
+LONG = SamplingParams(seed=0, logit_bias=((40, 100.0),))  # never ends by itself
+TIMEOUT_S = 20.0
+
+
+class House:
+    """A service whose events are collected under a lock."""
+
+    def __init__(self, make: Requests, **settings) -> None:
+        self.log = Log()
+        self.threads: set[str] = set()
+        self.changed = threading.Condition()
+        self.engine = make.engine(**settings)
+        self.service = EngineService(self.engine, self.sink)
+
+    def sink(self, events) -> None:
+        with self.changed:
+            self.threads.add(threading.current_thread().name)
+            self.log.add(list(events))
+            self.changed.notify_all()
+
+    def wait(self, predicate: Callable[[Log], bool]) -> None:
+        with self.changed:
+            assert self.changed.wait_for(lambda: predicate(self.log), TIMEOUT_S), "timed out"
+
+    def has(self, request_id: str, kind: type) -> Callable[[Log], bool]:
+        return lambda log: request_id in log.outcomes and bool(log[request_id].of_type(kind))
+
+
+@pytest.fixture
+def house(requests_for: Requests) -> Iterator[House]:
+    house = House(requests_for, max_waiting=8, max_sequences=8, threaded_rendering=True)
+    house.service.start()
+    yield house
+    house.service.stop()
+
+
+def test_answers_are_those_of_the_engine_itself(house: House, requests_for: Requests) -> None:
+    requests = [
+        requests_for.text("t", images=(1,)),
+        requests_for.image("i", preview_at=(8,), sampling=SamplingParams(seed=3)),
+    ]
+    for request in requests:
+        house.service.submit(request)
+    house.wait(lambda log: house.has("t", Finished)(log) and house.has("i", Finished)(log))
+    expected = run(requests_for.engine(), *requests)
+    assert house.log["t"].ids == expected["t"].ids
+    assert house.log["i"].codes == expected["i"].codes
+    assert (house.log["i"].end.pixels == expected["i"].end.pixels).all()
+    assert len(house.log["i"].of_type(Preview)) == 1
+    assert house.threads == {"engine"}
+
+
+def test_it_sleeps_when_there_is_nothing_to_do(house: House, requests_for: Requests) -> None:
+    house.service.submit(requests_for.text("t"))
+    house.wait(house.has("t", Finished))
+    num_steps = house.service.stats().num_steps
+    time.sleep(0.05)
+    assert house.service.stats().num_steps == num_steps
+    assert house.service.step_age_s == 0.0
+    house.service.submit(requests_for.text("u"))
+    house.wait(house.has("u", Finished))
+
+
+def test_cancelling_ends_a_running_request(house: House, requests_for: Requests) -> None:
+    house.service.submit(requests_for.text("t", max_tokens=900, sampling=LONG))
+    house.wait(house.has("t", TextDelta))
+    house.service.cancel("t")
+    house.service.cancel("t")
+    house.wait(house.has("t", Finished))
+    assert house.log["t"].end.reason == "cancelled"
+    house.service.cancel("t")
+    house.service.submit(requests_for.text("u"))
+    house.wait(house.has("u", Finished))
+    assert house.service.num_live == 0
+
+
+def test_many_threads_submit_and_cancel(house: House, requests_for: Requests) -> None:
+    def client(number: int) -> None:
+        for turn in range(4):
+            request_id = f"{number}-{turn}"
+            make = requests_for.image if turn % 2 else requests_for.text
+            while True:
+                try:
+                    house.service.submit(make(request_id))
+                    break
+                except QueueFullError as error:
+                    assert error.retry_after_s >= 1.0
+                    time.sleep(0.005)
+            if turn == number % 4:
+                house.service.cancel(request_id)
+
+    threads = [threading.Thread(target=client, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert house.service.drain(TIMEOUT_S)
+    assert len(house.log.outcomes) == 24
+    assert all(isinstance(outcome.end, Finished) for outcome in house.log.outcomes.values())
+    assert house.service.stats().kv_usage == 0
+
+
+def test_a_full_queue_and_an_impossible_request_are_refused_at_once(
+    house: House, requests_for: Requests
+) -> None:
+    with pytest.raises(ContextLengthError):
+        house.service.submit(requests_for.text("t", max_tokens=10**6))
+    with pytest.raises(QueueFullError):
+        for number in range(100):
+            request = requests_for.text(f"t{number}", max_tokens=900, sampling=LONG)
+            house.service.submit(request)
+
+
+def test_draining_finishes_what_runs_and_refuses_the_rest(
+    house: House, requests_for: Requests
+) -> None:
+    house.service.submit(requests_for.image("i"))
+    assert house.service.drain(TIMEOUT_S)
+    assert isinstance(house.log["i"].end, Finished)
+    with pytest.raises(DrainingError):
+        house.service.submit(requests_for.image("j"))
+
+
+def test_draining_gives_up_in_time_and_stopping_fails_the_rest(
+    house: House, requests_for: Requests
+) -> None:
+    house.service.submit(requests_for.text("t", max_tokens=900, sampling=LONG))
+    assert not house.service.drain(0.05)
+    assert house.service.healthy
+    house.service.stop()
+    assert isinstance(house.log["t"].end, Failed)
+    assert isinstance(house.log["t"].end.error, EngineDeadError)
+    assert not house.service.healthy
+    with pytest.raises(EngineDeadError):
+        house.service.submit(requests_for.text("u"))
+
+
+def test_a_dead_engine_fails_everyone_and_says_so(requests_for: Requests) -> None:
+    house = House(requests_for)
+    step = house.engine.step
+
+    def break_down() -> list:
+        if house.engine.stats().num_steps >= 2:
+            raise RuntimeError("the device is gone")
+        return step()
+
+    house.engine.step = break_down
+    house.service.start()
+    for name in "ab":
+        house.service.submit(requests_for.text(name, max_tokens=900, sampling=LONG))
+    house.wait(lambda log: house.has("a", Failed)(log) and house.has("b", Failed)(log))
+    assert isinstance(house.log["a"].end.error, EngineDeadError)
+    house.service._thread.join(TIMEOUT_S)
+    assert not house.service.healthy
+    with pytest.raises(EngineDeadError):
+        house.service.submit(requests_for.text("c"))
+    house.service.stop()
+
+
+def test_a_picture_lost_in_rendering_ends_the_wait(requests_for: Requests) -> None:
+    house = House(requests_for, threaded_rendering=True)
+    decode = requests_for.model.decode_codes
+    requests_for.model.decode_codes = lambda _: (_ for _ in ()).throw(RuntimeError("no memory"))
+    try:
+        house.service.start()
+        house.service.submit(requests_for.image("i"))
+        house.wait(house.has("i", Failed))
+    finally:
+        requests_for.model.decode_codes = decode
+        house.service.stop()
+    assert isinstance(house.log["i"].end.error, StepError)
+
+
+def test_a_slow_renderer_delays_no_step_and_drops_previews(requests_for: Requests) -> None:
+    house = House(requests_for, threaded_rendering=True, max_pending_previews=1)
+    decode, release = requests_for.model.decode_codes, threading.Event()
+
+    def slow(codes):
+        assert release.wait(TIMEOUT_S)
+        return decode(codes)
+
+    requests_for.model.decode_codes = slow
+    try:
+        house.service.start()
+        house.service.submit(requests_for.image("i", preview_at=(2, 6, 10)))
+        house.service.submit(requests_for.text("t", max_tokens=30))
+        house.wait(house.has("t", Finished))
+        house.wait(lambda _: house.service.stats().num_rendering == 1)
+        assert house.service.stats().kv_usage == 0
+        release.set()
+        house.wait(house.has("i", Finished))
+    finally:
+        release.set()
+        requests_for.model.decode_codes = decode
+        house.service.stop()
+    assert len(house.log["i"].of_type(Preview)) == 1
+    assert house.service.stats().num_dropped_previews == 2
