@@ -6,7 +6,9 @@ file is a `CheckpointError` that names it.
 """
 
 import json
+import math
 import pickle
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +22,9 @@ _SINGLE_AND_INDEX = (
     ("pytorch_model.bin", "pytorch_model.bin.index.json"),
 )
 """In order of preference."""
+
+_NUM_PORTIONS = 16
+"""How often a file is opened while it is read; bounds its mapped share of the memory."""
 
 
 def weight_files(directory: Path) -> tuple[Path, ...]:
@@ -46,17 +51,43 @@ def stored_shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
 
 def read_tensors(file: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """All tensors of a file, one after the other; each may be freed before the next is read."""
-    if file.suffix != ".safetensors":
-        yield from _load_bin(file).items()
-        return
+    """All tensors of a file, one after the other; let go of each before taking the next.
+
+    Files are mapped, and what was read of a mapping counts as memory until it is closed. So the
+    file is opened anew for every portion of it.
+    """
+    for names in _portions(file):
+        if file.suffix == ".safetensors":
+            yield from _read_safetensors(file, names)
+        else:
+            tensors = _load_bin(file)
+            yield from ((name, tensors[name]) for name in names)
+
+
+def _read_safetensors(file: Path, names: list[str]) -> Iterator[tuple[str, torch.Tensor]]:
     try:
         with safe_open(file, framework="pt") as handle:
-            names = handle.keys()
             for name in names:
                 yield name, handle.get_tensor(name)
     except (SafetensorError, OSError) as error:
         raise _damaged(file, error) from error
+
+
+def _portions(file: Path) -> list[list[str]]:
+    """The names of the file's tensors, cut into about `_NUM_PORTIONS` portions of equal size."""
+    sizes = {name: math.prod(shape) for name, shape in stored_shapes(file).items()}
+    if file.suffix == ".bin" and not zipfile.is_zipfile(file):
+        return [list(sizes)]  # read into memory as a whole: once is enough
+    portion_size = sum(sizes.values()) / _NUM_PORTIONS
+    portions: list[list[str]] = [[]]
+    filled = 0
+    for name, size in sizes.items():
+        if filled >= portion_size:
+            portions.append([])
+            filled = 0
+        portions[-1].append(name)
+        filled += size
+    return portions
 
 
 def _indexed_files(index: Path) -> tuple[Path, ...]:

@@ -29,13 +29,13 @@ def resolve_checkpoint(model: str, *, revision: str | None = None) -> Path:
     An existing directory wins over a hub id of the same spelling. Raises `CheckpointError`.
     """
     path = Path(model).expanduser()
-    if path.is_dir():
+    if model and path.is_dir():
         return path
-    if path.exists():
+    if model and path.exists():
         raise CheckpointError(f"{model} is a file; give the directory that holds config.json.")
     if not _HUB_ID.fullmatch(model) or model.startswith("."):
         raise CheckpointError(
-            f"There is no directory {model}, and it is not a Hugging Face id such as "
+            f"There is no directory {model!r}, and it is not a Hugging Face id such as "
             "deepseek-community/Janus-Pro-1B."
         )
     # Safetensors where there are any: Janus-Pro's original repositories have only .bin files.
