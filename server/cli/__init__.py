@@ -80,7 +80,7 @@ def ask(
 
     options = TextOptions(max_tokens=max_tokens, temperature=temperature, seed=seed)
     # Read before the model is loaded: a misspelt name is noticed at once.
-    files = {path: read_file(path) for path in (image, *(more or ()))}
+    files = [(path, read_file(path)) for path in (image, *(more or ()))]
     pipeline = load_pipeline(model, device=device, dtype=dtype)
     answer(pipeline, files, question=question, system=system, options=options)
 

@@ -17,14 +17,14 @@ from janus_core.prompt import Message
 
 def answer(
     pipeline: Pipeline,
-    files: dict[Path, bytes],
+    files: list[tuple[Path, bytes]],
     *,
     question: str,
     system: str | None,
     options: TextOptions,
 ) -> None:
-    """Ask `question` about the images in `files` (name -> contents). Raises JanusError."""
-    images = [_prepared(pipeline, path, data) for path, data in files.items()]
+    """Ask `question` about the images in `files` (name and contents). Raises JanusError."""
+    images = [_prepared(pipeline, path, data) for path, data in files]
     messages: list[Message[PreparedImage]] = [Message("user", (*images, question))]
     if system is not None:
         messages.insert(0, Message("system", (system,)))
