@@ -1,7 +1,7 @@
 """A real server on a free port, in a thread of the test process or in a process of its own.
 
-Owns starting and ending it; knows no endpoint. Sockets and streams are real, so that what a test sees
-is what a client sees.
+Owns starting and ending it; knows no endpoint. Sockets and streams are real, so that what a test
+sees is what a client sees.
 """
 
 import os

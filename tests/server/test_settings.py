@@ -39,15 +39,15 @@ def test_flags_beat_variables_beat_the_file(
 def test_unknown_names_are_refused_with_the_nearest_known_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    with pytest.raises(ParameterError, match="prot in the command line .* mean port") as caught:
+    with pytest.raises(ParameterError, match=r"prot in the command line .* mean port") as caught:
         load_settings({"prot": 1})
     assert caught.value.param == "prot"
     path = tmp_path / "janus.toml"
     path.write_text("prot = 1\n")
-    with pytest.raises(ParameterError, match="janus.toml is not a setting. Did you mean port"):
+    with pytest.raises(ParameterError, match=r"janus\.toml is not a setting\. Did you mean port"):
         load_settings({"config": path})
     monkeypatch.setenv("JANUS_PROT", "1")
-    with pytest.raises(ParameterError, match="JANUS_PROT .* mean JANUS_PORT"):
+    with pytest.raises(ParameterError, match=r"JANUS_PROT .* mean JANUS_PORT"):
         load_settings()
 
 

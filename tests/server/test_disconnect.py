@@ -1,0 +1,93 @@
+"""A client that leaves: its work is cancelled, its slots are free, nobody else notices."""
+
+import json
+import socket
+
+import httpx2
+import pytest
+
+from tests.serving import ServerInThread, wait_until
+
+# Long enough that no test machine finishes it before the client has left.
+LONG = {
+    "messages": [{"role": "user", "content": "hello"}],
+    "ignore_eos": True,
+    "temperature": 1,
+    "n": 4,
+}
+
+
+def raw_post(server: ServerInThread, path: str, body: dict) -> socket.socket:
+    """Send a request and return the socket without waiting for the answer."""
+    host, port = server.url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)))
+    content = json.dumps(body).encode()
+    head = (
+        f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+        f"content-length: {len(content)}\r\n\r\n"
+    )
+    connection.sendall(head.encode() + content)
+    return connection
+
+
+def cancelled(server: ServerInThread, task: str) -> float:
+    text = httpx2.get(f"{server.url}/metrics").text
+    name = f'janus:requests_cancelled_total{{model_name="tiny",task="{task}"}} '
+    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(name))
+
+
+def num_running(server: ServerInThread) -> int:
+    return server.context.dispatcher.service.stats().num_running
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_leaving_cancels_all_choices(server: ServerInThread, stream: bool):
+    wait_until(server.is_idle)
+    before = cancelled(server, "chat")
+    connection = raw_post(server, "/v1/chat/completions", LONG | {"stream": stream})
+    wait_until(lambda: num_running(server) == 4)
+    connection.close()
+    wait_until(server.is_idle, timeout_s=5)
+    wait_until(lambda: cancelled(server, "chat") == before + 4, timeout_s=5)
+
+
+def test_leaving_in_the_middle_of_a_stream_cancels(server: ServerInThread):
+    wait_until(server.is_idle)
+    before = cancelled(server, "chat")
+    with (
+        server.client() as client,
+        client.stream(
+            "POST", "/v1/chat/completions", json=LONG | {"stream": True, "n": 1}
+        ) as reply,
+    ):
+        lines = reply.iter_lines()
+        for _ in range(6):
+            next(lines)
+    wait_until(server.is_idle, timeout_s=5)
+    wait_until(lambda: cancelled(server, "chat") == before + 1, timeout_s=5)
+
+
+def test_those_who_stay_get_what_they_would_get_alone(server: ServerInThread):
+    body = LONG | {"n": 1, "seed": 3, "max_tokens": 150}
+    with server.client() as client:
+        alone = client.post("/v1/chat/completions", json=body).json()["choices"]
+        leaving = [raw_post(server, "/v1/chat/completions", LONG) for _ in range(3)]
+        wait_until(lambda: num_running(server) >= 12)
+        with client.stream("POST", "/v1/chat/completions", json=body | {"stream": True}) as reply:
+            lines = reply.iter_lines()
+            next(lines)
+            for connection in leaving:
+                connection.close()
+            data = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
+    text = "".join(json.loads(item)["choices"][0]["delta"].get("content", "") for item in data[:-1])
+    assert text == alone[0]["message"]["content"]
+    wait_until(server.is_idle)
+
+
+def test_a_client_that_left_is_logged_as_499(
+    server: ServerInThread, caplog: pytest.LogCaptureFixture
+):
+    with caplog.at_level("INFO", logger="server.access"):
+        raw_post(server, "/v1/chat/completions", LONG).close()
+        wait_until(lambda: any("status=499" in r.getMessage() for r in caplog.records), timeout_s=5)
+    wait_until(server.is_idle)
