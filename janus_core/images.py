@@ -121,7 +121,9 @@ def _check_size(image: Image.Image, limits: ImageLimits, param: str | None) -> N
         raise ImageInputError(
             f"The image has {width} x {height} pixels.", param=param, code="image_too_small"
         )
-    max_pixels = limits.max_webp_pixels if image.format == "WEBP" else limits.max_pixels
+    max_pixels = limits.max_pixels
+    if image.format == "WEBP":
+        max_pixels = min(max_pixels, limits.max_webp_pixels)
     if width * height > max_pixels or max(width, height) > limits.max_side_px:
         raise ImageInputError(
             f"The image has {width} x {height} pixels; the limit is {max_pixels} pixels for "

@@ -219,7 +219,7 @@ class Pipeline:
                 stop_token_ids=options.stop_token_ids,
                 include_stop=options.include_stop,
                 ignore_eos=options.ignore_eos,
-                min_tokens=min(options.min_tokens, max_tokens),
+                min_tokens=min(options.min_tokens, room),
                 logprobs=options.logprobs,
                 tenant=tenant,
             )
@@ -267,7 +267,7 @@ class Pipeline:
 
     def new_service(self, sink: Callable[[Sequence[Event]], None]) -> EngineService:
         """The engine in a thread of its own, not yet started; `sink` is called once per step."""
-        return EngineService(self.engine, sink, max_waiting=self.settings.max_waiting)
+        return EngineService(self.engine, sink)
 
     def run(self, requests: Sequence[Request]) -> Iterator[Event]:
         """Serve these requests in the calling thread and yield what happens, until all have ended.

@@ -177,6 +177,7 @@ def test_max_tokens_is_cut_to_the_context_and_a_full_context_refused(pipeline: P
         (TextOptions(seed=2**63 - 1, n=2), "seed"),
         (TextOptions(n=0), "n"),
         (TextOptions(max_tokens=0), "max_tokens"),
+        (TextOptions(max_tokens=5, min_tokens=6), "min_tokens"),
         (TextOptions(logit_bias=((10**6, 1.0),)), "logit_bias"),
         (TextOptions(logit_bias=((-1, 1.0),)), "logit_bias"),
         (TextOptions(stop_token_ids=(2**31,)), "stop_token_ids"),
