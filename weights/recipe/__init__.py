@@ -1,1 +1,1 @@
-"""The recipe of janus-mini: its world, its language, and the training stages, each run as a module."""
+"""The recipe of janus-mini: its world, its language, its training stages, each a module to run."""

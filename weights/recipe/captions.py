@@ -1,7 +1,8 @@
 """What people ask to be drawn: captions of scenes, and what a drawing has to show to fulfil one.
 
-Owns the phrasings of captions. Knows nothing of questions, models or pixels. Invariant: a caption says nothing that
-is untrue of its scene, and `required` lists all it says, so that a drawing can be checked without the scene.
+Owns the phrasings of captions. Knows nothing of questions, models or pixels. Invariant: a caption
+says nothing that is untrue of its scene, and `required` lists all it says, so that a drawing can be
+checked without the scene.
 """
 
 from __future__ import annotations
@@ -19,19 +20,40 @@ RELATION_PHRASES = {
 }
 PLACE_PHRASES = ("in the {} corner", "in the {}", "at the {}")
 PREFIXES = (
-    "draw ", "please draw ", "a picture of ", "an image of ", "a drawing of ", "generate ", "paint ", "show me ",
-    "create an image of ", "generate an image of ", "draw a picture of ", "make a picture with ", "I want ",
-)  # fmt: skip
-PLURALS = {"circle": "circles", "square": "squares", "triangle": "triangles", "star": "stars", "diamond": "diamonds",
-           "cross": "crosses"}  # fmt: skip
+    "draw ",
+    "please draw ",
+    "a picture of ",
+    "an image of ",
+    "a drawing of ",
+    "generate ",
+    "paint ",
+    "show me ",
+    "create an image of ",
+    "generate an image of ",
+    "draw a picture of ",
+    "make a picture with ",
+    "I want ",
+)
+PLURALS = {
+    "circle": "circles",
+    "square": "squares",
+    "triangle": "triangles",
+    "star": "stars",
+    "diamond": "diamonds",
+    "cross": "crosses",
+}
 SIZE_WORDS = {
     "large": ("large", "large", "large", "large", "big"),
     "small": ("small", "small", "small", "small", "little", "tiny"),
 }
 BACKGROUND_PHRASES = (
-    " on a {} background", " on a {} background", " on {}", " with a {} background", ", {} background",
+    " on a {} background",
+    " on a {} background",
+    " on {}",
+    " with a {} background",
+    ", {} background",
     " against a {} background",
-)  # fmt: skip
+)
 
 
 @dataclass(frozen=True)
@@ -46,7 +68,7 @@ class Required:
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption and all it asks for; `relations` are (index of an object, word, index of another)."""
+    """A caption and all it asks for; `relations` are (index of an object, word, another's)."""
 
     text: str
     required: tuple[Required, ...]
@@ -60,7 +82,8 @@ def article(words: str) -> str:
 
 
 def caption(scene: Scene, rng: random.Random, *, plain: bool = False) -> Caption:
-    """Return one of the many captions of a scene; a `plain` one names every colour and has no odd words around it."""
+    """Return one of the many captions of a scene; a `plain` one names every colour and has no odd
+    words around it."""
     objects = list(scene.objects)
     rng.shuffle(objects)
     if len(objects) == 1:

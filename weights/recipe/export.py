@@ -1,7 +1,8 @@
 """The files of weights/janus-mini, in transformers' layout.
 
-Owns their names and contents. Knows nothing of training: it is given a model. Invariant: `from_pretrained` loads
-the folder without a missing or unexpected key, and nothing in it is larger than it has to be (half precision).
+Owns their names and contents. Knows nothing of training: it is given a model. Invariant:
+`from_pretrained` loads the folder without a missing or unexpected key, and nothing in it is larger
+than it has to be (half precision).
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import torch
 from tokenizers import Tokenizer
 from transformers import JanusForConditionalGeneration
 
+from weights.recipe import chat
 from weights.recipe.geometry import IMAGE_PX, NUM_CODES
 from weights.recipe.photographs import MIN_SIDE_PX
 from weights.recipe.tokenizer import SPECIAL_TOKENS, special_ids
 
-# The template of the transformers layout: newlines between pictures and text, answers closed by EOS.
+# The template of the transformers layout: newlines between pictures and text, answers closed by
+# EOS.
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
     "{%- if message['role'] == 'user' -%}{{ '<|User|>: ' }}"
@@ -27,9 +30,11 @@ CHAT_TEMPLATE = (
     "{%- if message['content'] is string -%}{{ message['content'] }}"
     "{%- else -%}{%- for part in message['content'] -%}"
     "{%- if not loop.first -%}{{ '\\n' }}{%- endif -%}"
-    "{%- if part['type'] == 'image' -%}{{ '<image_placeholder>' }}{%- else -%}{{ part['text'] }}{%- endif -%}"
+    "{%- if part['type'] == 'image' -%}{{ '<image_placeholder>' }}"
+    "{%- else -%}{{ part['text'] }}{%- endif -%}"
     "{%- endfor -%}{%- endif -%}"
-    "{%- if message['role'] == 'user' -%}{{ '\\n\\n' }}{%- else -%}{{ '<｜end▁of▁sentence｜>' }}{%- endif -%}"
+    "{%- if message['role'] == 'user' -%}{{ '\\n\\n' }}"
+    "{%- else -%}{{ '" + chat.EOS + "' }}{%- endif -%}"
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{ '<|Assistant|>:' }}{%- endif -%}"
 )
@@ -47,55 +52,70 @@ def export(
     _write(folder / "config.json", config)
     tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
     ids = special_ids(tokenizer)
-    _write(folder / "generation_config.json", {
-        "_from_model_config": False,
-        "bos_token_id": ids["bos"],
-        "eos_token_id": ids["eos"],
-        "pad_token_id": ids["pad"],
-        "guidance_scale": guidance,
-        "generation_kwargs": {"boi_token_id": ids["begin_of_image"]},
-    })  # fmt: skip
+    _write(
+        folder / "generation_config.json",
+        {
+            "_from_model_config": False,
+            "bos_token_id": ids["bos"],
+            "eos_token_id": ids["eos"],
+            "pad_token_id": ids["pad"],
+            "guidance_scale": guidance,
+            "generation_kwargs": {"boi_token_id": ids["begin_of_image"]},
+        },
+    )
     _write_processors(folder)
 
 
 def _write_processors(folder: Path) -> None:
     special = {f"{name}_token": SPECIAL_TOKENS[name] for name in ("bos", "eos", "pad")}
     others = list(SPECIAL_TOKENS.values())[3:]
-    images = {"image_token": SPECIAL_TOKENS["image_placeholder"], "boi_token": SPECIAL_TOKENS["begin_of_image"],
-              "eoi_token": SPECIAL_TOKENS["end_of_image"]}  # fmt: skip
+    images = {
+        "image_token": SPECIAL_TOKENS["image_placeholder"],
+        "boi_token": SPECIAL_TOKENS["begin_of_image"],
+        "eoi_token": SPECIAL_TOKENS["end_of_image"],
+    }
     _write(folder / "special_tokens_map.json", {**special, "additional_special_tokens": others})
-    _write(folder / "tokenizer_config.json", {
-        **special,
-        **images,
-        "extra_special_tokens": images,
-        "additional_special_tokens": others,
-        "clean_up_tokenization_spaces": False,
-        "model_max_length": 1024,
-        "processor_class": "JanusProcessor",
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "unk_token": None,
-    })  # fmt: skip
-    _write(folder / "preprocessor_config.json", {
-        "background_color": [127, 127, 127],
-        "do_normalize": True,
-        "do_pad": True,
-        "do_rescale": True,
-        "do_resize": True,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_processor_type": "JanusImageProcessor",
-        "image_size": IMAGE_PX,
-        "image_std": [0.5, 0.5, 0.5],
-        "min_size": MIN_SIDE_PX,
-        "processor_class": "JanusProcessor",
-        "resample": 3,
-        "rescale_factor": 1 / 255,
-        "size": {"height": IMAGE_PX, "width": IMAGE_PX},
-    })  # fmt: skip
-    _write(folder / "processor_config.json", {
-        "num_image_tokens": NUM_CODES,
-        "processor_class": "JanusProcessor",
-        "use_default_system_prompt": True,
-    })  # fmt: skip
+    _write(
+        folder / "tokenizer_config.json",
+        {
+            **special,
+            **images,
+            "extra_special_tokens": images,
+            "additional_special_tokens": others,
+            "clean_up_tokenization_spaces": False,
+            "model_max_length": 1024,
+            "processor_class": "JanusProcessor",
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "unk_token": None,
+        },
+    )
+    _write(
+        folder / "preprocessor_config.json",
+        {
+            "background_color": [127, 127, 127],
+            "do_normalize": True,
+            "do_pad": True,
+            "do_rescale": True,
+            "do_resize": True,
+            "image_mean": [0.5, 0.5, 0.5],
+            "image_processor_type": "JanusImageProcessor",
+            "image_size": IMAGE_PX,
+            "image_std": [0.5, 0.5, 0.5],
+            "min_size": MIN_SIDE_PX,
+            "processor_class": "JanusProcessor",
+            "resample": 3,
+            "rescale_factor": 1 / 255,
+            "size": {"height": IMAGE_PX, "width": IMAGE_PX},
+        },
+    )
+    _write(
+        folder / "processor_config.json",
+        {
+            "num_image_tokens": NUM_CODES,
+            "processor_class": "JanusProcessor",
+            "use_default_system_prompt": True,
+        },
+    )
     (folder / "chat_template.jinja").write_text(CHAT_TEMPLATE)
 
 

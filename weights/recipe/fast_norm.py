@@ -1,8 +1,8 @@
 """A group normalisation whose backward pass is fast for channels-last tensors on a CPU.
 
-Owns the exchange of `torch.nn.GroupNorm` for an equal function during training. Knows nothing of what is
-normalised. Invariant: same values and gradients as `torch.nn.functional.group_norm` up to rounding; saved
-checkpoints do not change, because only the forward method is exchanged.
+Owns the exchange of `torch.nn.GroupNorm` for an equal function during training. Knows nothing of
+what is normalised. Invariant: same values and gradients as `torch.nn.functional.group_norm` up to
+rounding; saved checkpoints do not change, because only the forward method is exchanged.
 
 Shapes: B pictures, P pixels, C channels, G groups.
 """
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 
 class _GroupNorm(torch.autograd.Function):
-    """y = x * scale + shift with one scale and shift per picture and channel, so that each pass is elementwise."""
+    """y = x * scale + shift with one scale and shift per picture and channel, so that each pass is
+    elementwise."""
 
     @staticmethod
     def forward(
@@ -51,7 +52,8 @@ class _GroupNorm(torch.autograd.Function):
             rstd_BG.repeat_interleave(per_group, 1),
         )
         dyhat_BC = (dyx_BC - mean_BC * dy_BC) * rstd_BC
-        # With g = dy * weight: dx = rstd * (g - mean(g) - xhat * mean(g * xhat)), means over the group.
+        # With g = dy * weight: dx = rstd * (g - mean(g) - xhat * mean(g * xhat)), means over the
+        # group.
         mean_g_BG = (dy_BC * weight_C).view(batch, groups, -1).sum(-1) / count
         mean_gx_BG = (dyhat_BC * weight_C).view(batch, groups, -1).sum(-1) / count
         a_BC = rstd_BC * weight_C
@@ -64,7 +66,8 @@ class _GroupNorm(torch.autograd.Function):
 
 
 def use_fast_group_norm(model: nn.Module) -> None:
-    """Exchange the forward method of every GroupNorm in `model`, which has to be fed channels-last tensors."""
+    """Exchange the forward method of every GroupNorm in `model`, which has to be fed channels-last
+    tensors."""
     for module in model.modules():
         if isinstance(module, nn.GroupNorm):
             module.forward = _forward_of(module)  # type: ignore[method-assign]

@@ -1,7 +1,7 @@
 """The shape of janus-mini: one function that returns its transformers configuration.
 
-Owns every size of the network. Knows nothing of weights or training. Invariant: all modules built by the recipe
-come from this configuration, so that the stages' weights fit together.
+Owns every size of the network. Knows nothing of weights or training. Invariant: all modules built
+by the recipe come from this configuration, so that the stages' weights fit together.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ WIDTH = 256
 
 
 def janus_config(ids: dict[str, int], vocab_size: int) -> JanusConfig:
-    """Return the configuration for a tokenizer whose special tokens have the given `ids` (see `tokenizer`)."""
+    """Return the configuration for a tokenizer whose special tokens have the given `ids` (see
+    `tokenizer`)."""
     text: dict[str, Any] = {
         "model_type": "llama",
         "vocab_size": vocab_size,

@@ -202,22 +202,26 @@ _EXISTENCE_ATTRIBUTES = (
 
 
 def _ask_existence(scene: Scene, rng: random.Random) -> Pair:
+    truth = rng.random() < 0.5
+    both_sizes = len({o.size for o in scene.objects}) == len(SIZES)
     attributes = rng.choice(_EXISTENCE_ATTRIBUTES)
-    like, exists = _candidate(scene, rng, attributes)
+    # In a scene with both sizes there is no size to deny.
+    if attributes == ("size",) and both_sizes and not truth:
+        attributes = ("size", "shape")
+    like = _candidate(scene, rng, attributes, truth=truth)
     words = " ".join(getattr(like, a) for a in attributes)
     if attributes == ("color",) and rng.random() < 0.4:
-        return _say(phrases.ANYTHING, rng, color=words), _yes(exists)
+        return _say(phrases.ANYTHING, rng, color=words), _yes(truth)
     name = words if "shape" in attributes else f"{words} {rng.choice(NOUNS)}"
     is_shape = "shape" in attributes
     plural = name[: -len(like.shape)] + PLURALS[like.shape] if is_shape else name + "s"
-    return _say(phrases.EXISTENCE, rng, thing=article(name), things=plural), _yes(exists)
+    return _say(phrases.EXISTENCE, rng, thing=article(name), things=plural), _yes(truth)
 
 
 def _candidate(
-    scene: Scene, rng: random.Random, attributes: tuple[str, ...]
-) -> tuple[Object | _Look, bool]:
-    """Return a look and whether the scene has it in these attributes; yes and no alike often."""
-    truth = rng.random() < 0.5
+    scene: Scene, rng: random.Random, attributes: tuple[str, ...], *, truth: bool
+) -> Object | _Look:
+    """Return a look that the scene has (or has not, unless `truth`) in these attributes."""
     while True:
         item = rng.choice(scene.objects)
         like: Object | _Look = item
@@ -226,9 +230,8 @@ def _candidate(
         exists = any(
             all(getattr(o, a) == getattr(like, a) for a in attributes) for o in scene.objects
         )
-        # A scene may have both sizes: then there is no size to deny.
-        if exists == truth or attributes == ("size",):
-            return like, exists
+        if exists == truth:
+            return like
 
 
 def _ask_size(scene: Scene, rng: random.Random) -> Pair:
@@ -358,9 +361,7 @@ def _ask_absent(scene: Scene, rng: random.Random) -> Pair:
     """Ask about something that is not there."""
     like = _nearly(rng.choice(scene.objects), rng) if rng.random() < 0.5 else _stranger(rng)
     colored = rng.random() < 0.4
-    if any(
-        o.shape == like.shape and (not colored or o.color == like.color) for o in scene.objects
-    ):
+    if any(o.shape == like.shape and (not colored or o.color == like.color) for o in scene.objects):
         return None
     name = f"{like.color} {like.shape}" if colored else like.shape
     sentences = phrases.ABSENT if colored else (*phrases.ABSENT, *phrases.ABSENT_COLOR)

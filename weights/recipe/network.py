@@ -1,7 +1,8 @@
 """The whole model in training: rows in, losses out; and how a trained one draws.
 
-Owns the forward pass over rows that mix words, pictures and codes. Knows nothing of optimisers or scenes. Invariant:
-the three places where the two pathways differ (embedding in, head out, how a sequence ends) are the only ones here.
+Owns the forward pass over rows that mix words, pictures and codes. Knows nothing of optimisers or
+scenes. Invariant: the three places where the two pathways differ (embedding in, head out, how a
+sequence ends) are the only ones here.
 
 Shapes: B rows, T tokens, D width, V text vocabulary, C codebook, K pictures, I drawn images.
 """
@@ -23,7 +24,8 @@ from weights.recipe.tokenizer import VOCAB_SIZE, special_ids
 
 @dataclass(frozen=True)
 class Losses:
-    """Mean losses per token (zero where a batch has none), and the argmax at every labelled position."""
+    """Mean losses per token (zero where a batch has none), and the argmax at every labelled
+    position."""
 
     text: Tensor
     codes: Tensor
@@ -81,7 +83,8 @@ def losses(model: JanusForConditionalGeneration, batch: Batch) -> Losses:
 
 
 def answered(batch: Batch, chosen_BT: Tensor) -> list[tuple[str, bool]]:
-    """Return (kind, right) for every question: greedy decoding gives the answer if each token of it is the argmax."""
+    """Return (kind, right) for every question: greedy decoding gives the answer if each token of it
+    is the argmax."""
     return [
         (kind, torch.equal(chosen_BT[row, begin - 1 : end - 1], batch.ids_BT[row, begin:end]))
         for row, kind, begin, end in batch.answers
@@ -97,7 +100,8 @@ def draw(
     temperature: float = 1.0,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Return codes `[I, 64]` for drawing prompts (ids with BOS): Janus' guided sampling, prompt by prompt length."""
+    """Return codes `[I, 64]` for drawing prompts (ids with BOS): Janus' guided sampling, prompt by
+    prompt length."""
     by_length: dict[int, list[int]] = {}
     for i, prompt in enumerate(prompts):
         by_length.setdefault(len(prompt), []).append(i)

@@ -1,8 +1,10 @@
-"""How a scene becomes the pixels an understanding tower sees: other people's renderers, then preprocessing.
+"""How a scene becomes the pixels an understanding tower sees: other people's renderers, then
+preprocessing.
 
-Owns the variation of rendering (resolution, anti-aliasing, JPEG, blur, noise) and the preprocessing of
-`preprocessor_config.json`. Knows nothing of words or models. Invariant: `preprocess` is what a server does with an
-uploaded picture (deepseek's `VLMImageProcessor.resize`), so that training and serving see the same pixels.
+Owns the variation of rendering (resolution, anti-aliasing, JPEG, blur, noise) and the preprocessing
+of `preprocessor_config.json`. Knows nothing of words or models. Invariant: `preprocess` is what a
+server does with an uploaded picture (deepseek's `VLMImageProcessor.resize`), so that training and
+serving see the same pixels.
 """
 
 from __future__ import annotations
@@ -23,14 +25,14 @@ MIN_SIDE_PX = 2
 
 @dataclass(frozen=True)
 class Photograph:
-    """A preprocessed picture and where its content lies in it: left, top, width, height in pixels."""
+    """A preprocessed picture and the frame of its content: left, top, width, height in pixels."""
 
     image: Image.Image
     frame: tuple[int, int, int, int]
 
 
 def preprocess(image: Image.Image) -> Photograph:
-    """Return the picture scaled to the tower's side by bicubic resampling and padded to a square."""
+    """Return the picture scaled bicubically to the tower's side and padded to a square."""
     longest = max(image.size)
     width, height = (max(int(side / longest * IMAGE_PX), MIN_SIDE_PX) for side in image.size)
     if image.size != (width, height):

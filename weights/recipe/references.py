@@ -1,11 +1,12 @@
 """How an object of a scene is named: completely, shortly but unmistakably, or by where it is.
 
-Owns references and the order of objects in lists. Knows nothing of questions. Invariant: a reference fits exactly
-one object of its scene.
+Owns references and the order of objects in lists. Knows nothing of questions. Invariant: a
+reference fits exactly one object of its scene.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 
 from weights.recipe.captions import article
@@ -38,7 +39,7 @@ def in_order(scene: Scene) -> list[Object] | None:
     if len(objects) == 2:
         return _pair_in_order(objects[0], objects[1])
     objects.sort(key=lambda item: item.x)
-    for a, b in zip(objects, objects[1:], strict=False):
+    for a, b in itertools.pairwise(objects):
         if SAME_COLUMN < b.x - a.x < OTHER_COLUMN:
             return None
     columns: list[list[Object]] = []
@@ -74,7 +75,15 @@ def references(item: Object, scene: Scene, *, without: tuple[str, ...] = ()) -> 
     """Return the phrases that fit `item` alone and do not tell the attributes in `without`."""
     others = [o for o in scene.objects if o is not item]
     found = []
-    for attributes in (("shape",), ("color",), ("size",), ("color", "shape"), ("size", "shape"), ("size", "color"), ("size", "color", "shape")):  # fmt: skip
+    for attributes in (
+        ("shape",),
+        ("color",),
+        ("size",),
+        ("color", "shape"),
+        ("size", "shape"),
+        ("size", "color"),
+        ("size", "color", "shape"),
+    ):
         if set(attributes) & set(without):
             continue
         if any(all(getattr(o, a) == getattr(item, a) for a in attributes) for o in others):
@@ -91,7 +100,8 @@ def references(item: Object, scene: Scene, *, without: tuple[str, ...] = ()) -> 
 
 
 def by_place(item: Object, scene: Scene, rng: random.Random) -> str | None:
-    """Return "the shape in the top left" or "the object on the left", or None when that is not clear."""
+    """Return "the shape in the top left" or "the object on the left", or None when that is not
+    clear."""
     noun = rng.choice(NOUNS)
     others = [o for o in scene.objects if o is not item]
     if len(others) == 1 and rng.random() < 0.5:

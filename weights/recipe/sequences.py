@@ -1,8 +1,10 @@
-"""Training rows: conversations about pictures and prompts with codes, as ids, labels, positions and groups.
+"""Training rows: conversations about pictures and prompts with codes, as ids, labels, positions and
+groups.
 
-Owns how scenes become rows. Knows nothing of the network. Invariants: text ids and image codes live in one id space
-(`code + vocab_size`); a token attends to earlier tokens of its own group and to those of group 0 in its row, so a
-picture's prefix is shared by many questions, and short sequences share a row without seeing each other.
+Owns how scenes become rows. Knows nothing of the network. Invariants: text ids and image codes live
+in one id space (`code + vocab_size`); a token attends to earlier tokens of its own group and to
+those of group 0 in its row, so a picture's prefix is shared by many questions, and short sequences
+share a row without seeing each other.
 
 Shapes: B rows, T tokens of a row, K pictures.
 """
@@ -32,11 +34,12 @@ QUESTIONS_PER_PICTURE = 10
 CAPTION_DROPOUT = 0.1
 SYSTEM_SHARE = 0.85
 MAX_KNOWN_TEXTS = 200_000
+POOL_BEGIN = 1500
 
 
 @dataclass
 class Row:
-    """One row of a batch, and where its answers lie: (kind, first label, end) for every question."""
+    """One row of a batch, and where its answers lie: (kind, first label, end) each."""
 
     ids: list[int] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
@@ -64,6 +67,31 @@ class Batch:
     mask_B1TT: Tensor
     pixels_K3PP: Tensor | None
     answers: list[tuple[int, str, int, int]]
+
+
+@dataclass(frozen=True)
+class CodedScene:
+    """A canonical scene and its codes in raster order."""
+
+    scene: Scene
+    codes: list[int]
+
+
+class Targets:
+    """Canonical scenes with codes; most have been encoded before, because captions vary anyway."""
+
+    def __init__(self, encode: Callable[[list[Image.Image]], Tensor]) -> None:
+        self._encode = encode
+        self._pool: list[CodedScene] = []
+
+    def sample(self, rng: random.Random, count: int) -> list[CodedScene]:
+        """Return `count` scenes, at least two in five of them new."""
+        old = rng.sample(self._pool, int(0.6 * count)) if len(self._pool) > POOL_BEGIN else []
+        scenes = [sample_scene(rng, varied=False) for _ in range(count - len(old))]
+        codes = self._encode([render(scene, IMAGE_PX) for scene in scenes]).tolist()
+        new = [CodedScene(scene, ids) for scene, ids in zip(scenes, codes, strict=True)]
+        self._pool += new
+        return old + new
 
 
 class Writer:
@@ -99,23 +127,19 @@ class Writer:
             return self._question_first(rng)
         return self._two_pictures(rng) if draw < 0.985 else self._small_talk(rng)
 
-    def generation(
-        self, rng: random.Random, encode: Callable[[list[Image.Image]], Tensor], count: int = 3
-    ) -> Row:
-        """Return a row of `count` captions with the codes of what they describe."""
-        scenes = [sample_scene(rng, varied=False) for _ in range(count)]
-        codes = encode([render(scene, IMAGE_PX) for scene in scenes]).tolist()
+    def generation(self, rng: random.Random, targets: list[CodedScene]) -> Row:
+        """Return a row of drawing prompts with the codes of what they describe."""
         row = Row()
-        for group, (scene, ids) in enumerate(zip(scenes, codes, strict=True), start=1):
-            prompt = self.drawing_ids(
-                caption(scene, rng).text, empty=rng.random() < CAPTION_DROPOUT
-            )
+        for group, target in enumerate(targets, start=1):
+            text = caption(target.scene, rng).text
+            prompt = self.drawing_ids(text, empty=rng.random() < CAPTION_DROPOUT)
             position = row.add(prompt, group=group, position=0)
-            row.add([code + VOCAB_SIZE for code in ids], group=group, position=position, learn=True)
+            codes = [code + VOCAB_SIZE for code in target.codes]
+            row.add(codes, group=group, position=position, learn=True)
         return row
 
     def drawing_ids(self, text: str, *, empty: bool = False) -> list[int]:
-        """Return a drawing prompt with BOS; an `empty` one has pads between BOS and begin_of_image."""
+        """Return a drawing prompt with BOS; an `empty` one is pads between its first and last."""
         ids = [self.special["bos"], *self.encode(chat.drawing_prompt(text))]
         return [ids[0], *[self.special["pad"]] * (len(ids) - 2), ids[-1]] if empty else ids
 
@@ -164,7 +188,7 @@ class Writer:
             position=0,
         )
         found = questions(scene, rng)
-        for i, question in enumerate(rng.sample(found, rng.randint(2, 5))):
+        for i, question in enumerate(rng.sample(found, min(len(found), rng.randint(2, 5)))):
             opening = "\n" if i == 0 else f"{chat.USER}: "
             position = row.add(
                 self.encode(f"{opening}{question.text}\n\n{chat.ASSISTANT}:"),
@@ -193,7 +217,7 @@ class Writer:
         return row
 
     def _two_pictures(self, rng: random.Random) -> Row:
-        """Return a conversation whose second turn brings a second picture, or one turn with both."""
+        """Return two turns with a picture each, or one turn with both pictures."""
         scenes = [sample_scene(rng), sample_scene(rng)]
         row = Row(images=[photograph(scene, rng).image for scene in scenes])
         position = row.add(

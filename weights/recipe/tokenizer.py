@@ -1,7 +1,9 @@
-"""The tokenizer of janus-mini: a byte-level BPE over the world's phrasings, with Janus-Pro's special tokens.
+"""The tokenizer of janus-mini: a byte-level BPE over the world's phrasings, with Janus-Pro's
+special tokens.
 
-Owns the vocabulary and the order of special tokens. Invariant: the base vocabulary comes from a fixed seed, so a
-tokenizer built again is the same; every byte has a token, so any text can be encoded.
+Owns the vocabulary and the order of special tokens. Invariant: the base vocabulary comes from a
+fixed seed, so a tokenizer built again is the same; every byte has a token, so any text can be
+encoded.
 """
 
 from __future__ import annotations

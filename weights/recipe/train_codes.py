@@ -1,9 +1,10 @@
 """Stage 1: the VQ autoencoder that turns a canonical scene into 64 codes and back.
 
-Plain autoencoder first (latents on the unit sphere, with noise), then spherical k-means over its latents as the
-codebook, then training through the quantiser. Most of it runs on crops around a shape: a whole picture is mostly
-background. Owns `vqmodel` only. Invariant: latents and codebook are compared by cosine, as in deepseek's
-`VectorQuantizer` with `codebook_l2_norm` (Janus, `vq_model.py`); the stored codebook is normalised.
+Plain autoencoder first (latents on the unit sphere, with noise), then spherical k-means over its
+latents as the codebook, then training through the quantiser. Most of it runs on crops around a
+shape: a whole picture is mostly background. Owns `vqmodel` only. Invariant: latents and codebook
+are compared by cosine, as in deepseek's `VectorQuantizer` with `codebook_l2_norm` (Janus,
+`vq_model.py`); the stored codebook is normalised.
 
 Shapes: B pictures, N latent vectors, E code width, C codebook.
 """
@@ -53,7 +54,7 @@ def latents(model: JanusVQVAE, images: Tensor) -> Tensor:
 
 
 def quantise(model: JanusVQVAE, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the nearest codebook vectors, in the shape of `z`, and their ids `[B, height, width]`."""
+    """Return the nearest codebook vectors, shaped as `z`, and their ids `[B, height, width]`."""
     codebook_CE = F.normalize(model.quantize.embedding.weight.float(), dim=1)
     ids = (z.permute(0, 2, 3, 1) @ codebook_CE.T).argmax(-1)
     return codebook_CE[ids].permute(0, 3, 1, 2), ids
@@ -84,9 +85,10 @@ def decode_codes(model: JanusVQVAE, ids: Tensor) -> list[Image.Image]:
 
 
 def _loss(out: Tensor, images: Tensor) -> Tensor:
-    """Return a weighted L1 + L2 distance; figures and edges weigh more than the plain background."""
+    """Return a weighted L1 + L2 distance; figures and edges weigh more than background."""
     out = out.float()
-    # Every border pixel of a picture is background or (seldom) figure: take the commonest one, the corners' median.
+    # Every border pixel of a picture is background or (seldom) figure: take the commonest one, the
+    # corners' median.
     corners = torch.stack([images[:, :, i, j] for i in (0, -1) for j in (0, -1)])
     background = corners.median(0).values[:, :, None, None]
     figure = ((images - background).abs().amax(1, keepdim=True) > 0.1).float()
@@ -99,7 +101,8 @@ def _loss(out: Tensor, images: Tensor) -> Tensor:
 
 
 def _batch(rng: random.Random, size: int, *, crop: bool) -> Tensor:
-    """Return canonical pictures, or crops of them at a multiple of 8 pixels that hold a shape's centre."""
+    """Return canonical pictures, or crops of them at a multiple of 8 pixels that hold a shape's
+    centre."""
     images = []
     for _ in range(size):
         scene = sample_scene(rng, varied=False)
@@ -118,7 +121,7 @@ def _crop(rng: random.Random, image: Image.Image, scene: Scene) -> Image.Image:
 
 
 class Codebook:
-    """Follows the latents by moving averages; codes nobody uses are moved onto latents seen lately."""
+    """Follows the latents by moving averages; unused codes move onto latents seen lately."""
 
     def __init__(self, embedding: nn.Embedding, *, decay: float = 0.985) -> None:
         self.embedding = embedding
@@ -153,7 +156,8 @@ class Codebook:
 def set_codebook(
     model: JanusVQVAE, rng: random.Random, *, num_batches: int = 60, rounds: int = 25
 ) -> None:
-    """Fill the codebook by spherical k-means over latents, among which plain background is thinned out."""
+    """Fill the codebook by spherical k-means over latents, among which plain background is thinned
+    out."""
     found = []
     for _ in range(num_batches):
         images = _batch(rng, 16, crop=False)
@@ -176,7 +180,8 @@ def set_codebook(
 
 
 def evaluate(model: JanusVQVAE, path: Path) -> None:
-    """Log the error over held-out scenes and save originals above reconstructions as a contact sheet."""
+    """Log the error over held-out scenes and save originals above reconstructions as a contact
+    sheet."""
     rng = random.Random(99)
     images = [render(sample_scene(rng, held_out=True, varied=False), IMAGE_PX) for _ in range(32)]
     ids = encode_pictures(model, images)
@@ -186,8 +191,10 @@ def evaluate(model: JanusVQVAE, path: Path) -> None:
     error = (out - true).abs() * 127.5
     logger.info(
         "held-out: mean error %.2f, in figures %.2f (of 255); %d codes used",
-        error.mean(), error[figure].mean(), len(ids.unique()),
-    )  # fmt: skip
+        error.mean(),
+        error[figure].mean(),
+        len(ids.unique()),
+    )
     rows = [x for i in range(0, 32, 8) for x in images[i : i + 8] + made[i : i + 8]]
     contact_sheet(rows).save(path)
 
@@ -239,8 +246,12 @@ def train(
             rate = (step + 1) / (time.monotonic() - started)
             logger.info(
                 "step %d loss %.4f commitment %.4f restarted %d, %.2f steps/s",
-                step + 1, seen / 100, commitment.item(), restarted, rate,
-            )  # fmt: skip
+                step + 1,
+                seen / 100,
+                commitment.item(),
+                restarted,
+                rate,
+            )
             seen, restarted = 0.0, 0
         if quantised and step % 500 == 499:
             average.swap(model)

@@ -1,8 +1,9 @@
 """Stages 3 and 4: the language model learns to read the tower's features, then to draw as well.
 
-With `--generation-rows 0` it trains understanding only (from `vision.pt`); else both at once in every batch (from
-`codes.pt` and the checkpoint before). Under `torchrun` the processes average their gradients. Owns all of the model
-but `vqmodel`. Invariant: the checkpoint written holds averaged weights.
+With `--generation-rows 0` it trains understanding only (from `vision.pt`); else both at once in
+every batch (from `codes.pt` and the checkpoint before). Under `torchrun` the processes average
+their gradients. Owns all of the model but `vqmodel`. Invariant: the checkpoint written holds
+averaged weights.
 """
 
 from __future__ import annotations
@@ -15,21 +16,23 @@ from collections import defaultdict
 from pathlib import Path
 
 import torch
+from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor, distributed, nn
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from transformers import JanusForConditionalGeneration
 
-from weights.recipe import train_codes
 from weights.recipe import tokenizer as tokenizers
+from weights.recipe import train_codes
 from weights.recipe.captions import caption
 from weights.recipe.network import answered, build, draw, load_parts, losses
-from weights.recipe.sequences import Writer, collate
+from weights.recipe.sequences import Targets, Writer, collate
 from weights.recipe.training import Average, Optimizers, arguments, contact_sheet, learning_rate
 from weights.recipe.world import sample_scene
 
 logger = logging.getLogger("language")
 CODE_LOSS_WEIGHT = 0.7
+IMAGES_PER_ROW = 3
 TRAINED = ("language_model", "lm_head", "vision_model", "aligner", "generation_")
 
 
@@ -45,6 +48,7 @@ class Trainer:
         self.tokenizer = self._tokenizer()
         self.writer = Writer(self.tokenizer)
         self.rng = random.Random(seed * 1000 + self.rank)
+        self.targets = Targets(self.encode)
         self.model = build(self.tokenizer)
         for name, p in self.model.named_parameters():
             p.requires_grad_(any(part in name for part in TRAINED))
@@ -56,7 +60,8 @@ class Trainer:
         return Tokenizer.from_file(str(path))
 
     def load(self, start: str) -> None:
-        """Load the named checkpoint, or the tower alone when it has no name; and the codes if they are there."""
+        """Load the named checkpoint, or the tower alone when it has no name; and the codes if they
+        are there."""
         if start:
             self.model.load_state_dict(torch.load(self.work / start, weights_only=True))
         else:
@@ -66,14 +71,18 @@ class Trainer:
         if codes.exists():
             load_parts(self.model, {"model.vqmodel": torch.load(codes, weights_only=True)})
 
-    def encode(self, images: list[object]) -> Tensor:
+    def encode(self, images: list[Image.Image]) -> Tensor:
         """Return the codes of pictures."""
-        return train_codes.encode_pictures(self.model.model.vqmodel, images)  # type: ignore[arg-type]
+        return train_codes.encode_pictures(self.model.model.vqmodel, images)
 
     def losses_of(self, understanding: int, generation: int) -> tuple[Tensor, Tensor]:
         """Return both losses of a fresh batch of so many rows."""
         rows = [self.writer.understanding(self.rng) for _ in range(understanding)]
-        rows += [self.writer.generation(self.rng, self.encode) for _ in range(generation)]
+        targets = self.targets.sample(self.rng, generation * IMAGES_PER_ROW) if generation else []
+        rows += [
+            self.writer.generation(self.rng, targets[i : i + IMAGES_PER_ROW])
+            for i in range(0, len(targets), IMAGES_PER_ROW)
+        ]
         batch = collate(rows, pad=self.writer.special["pad"])
         with torch.autocast("cpu", torch.bfloat16):
             found = losses(self.model, batch)
@@ -125,13 +134,25 @@ class Trainer:
 def main() -> None:
     """Run the stage and write `<name>.pt`."""
     args = arguments(
-        __doc__, {"start": "", "name": "understanding"},
-        steps=3000, understanding_rows=8, generation_rows=0, evaluate_every=250, peak_e5=150, last_percent=30,
-    )  # fmt: skip
+        __doc__,
+        {"start": "", "name": "understanding"},
+        steps=2000,
+        understanding_rows=8,
+        generation_rows=0,
+        evaluate_every=250,
+        peak_e5=150,
+        last_percent=40,
+        tower_percent=0,
+    )
     trainer = Trainer(args.work, seed=args.seed)
     trainer.load(args.start)
     model = trainer.model
-    optimizers = Optimizers(model, inner=("encoder.layers", "language_model.layers"))
+    model.model.vision_model.requires_grad_(args.tower_percent > 0)
+    optimizers = Optimizers(
+        model,
+        inner=("encoder.layers", "language_model.layers"),
+        scales={"vision_model": args.tower_percent / 100},
+    )
     average = Average(model, decay=0.998)
     started, seen = time.monotonic(), [0.0, 0.0]
     for step in range(args.steps):

@@ -1,8 +1,8 @@
 """Stage 2: the understanding tower learns to see before anybody asks it.
 
-Linear heads on every patch, thrown away afterwards, tell the shape, colour and size of the object there, where its
-centre is, the background, and how many objects there are. Owns `vision_model` only. Invariant: trained
-combinations only.
+Linear heads on every patch, thrown away afterwards, tell the shape, colour and size of the object
+there, where its centre is, the background, and how many objects there are. Owns `vision_model`
+only. Invariant: trained combinations only.
 
 Shapes: B pictures, P patches, D width, Q outputs of the heads.
 """
@@ -39,7 +39,8 @@ NUM_OUTPUTS = sum(HEADS.values()) + 2
 
 @dataclass(frozen=True)
 class Labels:
-    """Classes `[B, P]` by head, and the centre's offset from the patch `[B, P, 2]` in picture sides."""
+    """Classes `[B, P]` by head, and the centre's offset from the patch `[B, P, 2]` in picture
+    sides."""
 
     classes: dict[str, Tensor]
     offset: Tensor
@@ -85,7 +86,8 @@ def label(scenes: list[Scene], photographs: list[Photograph]) -> Labels:
 
 
 def loss_of(out_BPQ: Tensor, labels: Labels) -> tuple[Tensor, dict[str, float]]:
-    """Return the summed loss and the share of right classes by head (of patches with an object, where it matters)."""
+    """Return the summed loss and the share of right classes by head (of patches with an object,
+    where it matters)."""
     total = torch.zeros(())
     right: dict[str, float] = {}
     parts = out_BPQ.float().split([*HEADS.values(), 2], -1)

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 def arguments(
     description: str | None, texts: dict[str, str] | None = None, **defaults: int
 ) -> argparse.Namespace:
-    """Return the command line: `--work`, `--seed`, and an option per text and per number; starts logging."""
+    """Return the command line: `--work`, `--seed`, and an option per text and per number; starts
+    logging."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
         "--work", type=Path, default=Path("build/janus-mini"), help="folder of checkpoints and logs"
@@ -56,7 +57,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 
 class Average:
-    """An exponential moving average of a module's parameters, with a short memory in the beginning."""
+    """A moving average of a module's parameters, with a short memory in the beginning."""
 
     def __init__(self, model: nn.Module, *, decay: float = 0.999) -> None:
         self.decay = decay
@@ -106,20 +107,37 @@ def contact_sheet(images: list[Image.Image], *, columns: int = 8, zoom: int = 2)
 
 
 class Optimizers:
-    """Muon for the matrices inside the network's layers, AdamW for everything else, on one learning rate."""
+    """Muon for the matrices inside the network's layers, AdamW for everything else.
+
+    Both follow one learning rate; parameters whose name holds a key of `scales` take a share of it.
+    """
 
     def __init__(
-        self, model: nn.Module, *, inner: tuple[str, ...], weight_decay: float = 0.05
+        self,
+        model: nn.Module,
+        *,
+        inner: tuple[str, ...],
+        scales: dict[str, float] | None = None,
+        weight_decay: float = 0.05,
     ) -> None:
-        matrices, others = [], []
+        matrices: dict[float, list[nn.Parameter]] = {}
+        others: dict[float, list[nn.Parameter]] = {}
         for name, p in model.named_parameters():
             if p.requires_grad:
-                (
-                    matrices if p.ndim == 2 and any(part in name for part in inner) else others
-                ).append(p)
+                kind = matrices if p.ndim == 2 and any(part in name for part in inner) else others
+                share = min((v for key, v in (scales or {}).items() if key in name), default=1.0)
+                kind.setdefault(share, []).append(p)
         self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(matrices, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"),
-            torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=weight_decay),
+            torch.optim.Muon(
+                [{"params": ps, "scale": share} for share, ps in matrices.items()],
+                weight_decay=weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            ),
+            torch.optim.AdamW(
+                [{"params": ps, "scale": share} for share, ps in others.items()],
+                betas=(0.9, 0.98),
+                weight_decay=weight_decay,
+            ),
         ]
 
     def step(self, rate: float) -> None:

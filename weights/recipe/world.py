@@ -1,12 +1,15 @@
-"""The world of janus-mini: scenes of one to three flat shapes, how they are drawn by chance, how they look.
+"""The world of janus-mini: scenes of one to three flat shapes, how they are drawn by chance, how
+they look.
 
-Owns the vocabulary of the world (shapes, colours, sizes, backgrounds, places, relations), the sampler, the
-renderer, and the split into trained and held-out combinations. Knows nothing of words around it (`language`)
-nor of models. Invariant: a combination is either trained or held out, by a hash that depends on nothing else.
+Owns the vocabulary of the world (shapes, colours, sizes, backgrounds, places, relations), the
+sampler, the renderer, and the split into trained and held-out combinations. Knows nothing of words
+around it (`language`) nor of models. Invariant: a combination is either trained or held out, by a
+hash that depends on nothing else.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 import zlib
@@ -58,7 +61,8 @@ VARIED_EXTENTS: dict[str, tuple[float, float]] = {"small": (0.14, 0.29), "large"
 CANONICAL_EXTENTS: dict[str, float] = {"small": 16 / 64, "large": 28 / 64}
 # The more large objects a scene may hold, the smaller the largest of them has to be.
 LARGEST_BY_COUNT = {1: 0.58, 2: 0.47, 3: 0.43}
-# Centres of canonical objects: the corners between VQ codes, so that a shape falls into few distinct codes.
+# Centres of canonical objects: the corners between VQ codes, so that a shape falls into few
+# distinct codes.
 CANONICAL_GRID = tuple(i / 8 for i in range(1, 8))
 
 # A place is named only when its centre keeps this distance from the lines of the 3x3 grid.
@@ -73,8 +77,8 @@ RELATION_SLACK = 0.62
 class Object:
     """A shape at (x, y), fractions of the picture's sides from its top left corner.
 
-    `extent` is the diameter as a fraction of the short side; `proportion` (0..1) picks among the accepted forms
-    of a shape (a slimmer diamond, a fatter cross); `rotation` is in degrees.
+    `extent` is the diameter as a fraction of the short side; `proportion` (0..1) picks among the
+    accepted forms of a shape (a slimmer diamond, a fatter cross); `rotation` is in degrees.
     """
 
     shape: str
@@ -109,7 +113,8 @@ def make_scene(objects: Iterable[Object], background: str) -> Scene:
 
 
 def place_of(item: Object) -> str | None:
-    """Return "top left" ... "center" ... "bottom right", or None when the centre is too near a grid line."""
+    """Return "top left" ... "center" ... "bottom right", or None when the centre is too near a grid
+    line."""
     if any(abs(v - line) < PLACE_MARGIN for v in (item.x, item.y) for line in (1 / 3, 2 / 3)):
         return None
     column = ("left", "", "right")[min(2, int(item.x * 3))]
@@ -118,7 +123,8 @@ def place_of(item: Object) -> str | None:
 
 
 def relation_of(item: Object, other: Object) -> str | None:
-    """Return where `item` is, seen from `other`: one of RELATIONS, or None when no single word is clearly right."""
+    """Return where `item` is, seen from `other`: one of RELATIONS, or None when no single word is
+    clearly right."""
     dx, dy = item.x - other.x, item.y - other.y
     major, minor = max(abs(dx), abs(dy)), min(abs(dx), abs(dy))
     if major < RELATION_DISTANCE or minor > RELATION_SLACK * major:
@@ -129,7 +135,8 @@ def relation_of(item: Object, other: Object) -> str | None:
 
 
 def combination(scene: Scene) -> str:
-    """Return the key that is trained or held out: the whole look of a single object, else the set of coloured shapes."""
+    """Return the key that is trained or held out: the whole look of a single object, else the set
+    of coloured shapes."""
     if len(scene.objects) == 1:
         item = scene.objects[0]
         return f"{item.size} {item.color} {item.shape} on {scene.background}"
@@ -150,8 +157,8 @@ def sample_scene(
 ) -> Scene:
     """Return a scene from the trained or the held-out combinations.
 
-    `varied` scenes (for understanding) jitter position, size, shade, rotation and proportions; the others (for
-    drawing) have exact colours, two sizes, and centres on a grid.
+    `varied` scenes (for understanding) jitter position, size, shade, rotation and proportions; the
+    others (for drawing) have exact colours, two sizes, and centres on a grid.
     """
     while True:
         count = num_objects or rng.choices((1, 2, 3), weights=(3, 4, 3))[0]
@@ -163,7 +170,8 @@ def sample_scene(
 def render(
     scene: Scene, px: int = 64, *, supersample: int = 4, resample: int = Image.Resampling.BOX
 ) -> Image.Image:
-    """Return the picture, RGB, with a short side of `px` pixels; `supersample=1` draws without anti-aliasing."""
+    """Return the picture, RGB, with a short side of `px` pixels; `supersample=1` draws without
+    anti-aliasing."""
     width = round(px * max(1.0, scene.aspect))
     height = round(px * max(1.0, 1 / scene.aspect))
     canvas = Image.new("RGB", (width * supersample, height * supersample), scene.background_rgb)
@@ -172,7 +180,8 @@ def render(
     for item in scene.objects:
         cx, cy = item.x * canvas.width, item.y * canvas.height
         diameter = item.extent * short
-        # Pillow fills polygons up to and including their last pixel: half a pixel keeps shapes centred.
+        # Pillow fills polygons up to and including their last pixel: half a pixel keeps shapes
+        # centred.
         points = [(cx + u * diameter - 0.5, cy + v * diameter - 0.5) for u, v in _outline(item)]
         draw.polygon(points, fill=item.rgb)
     if supersample > 1:
@@ -209,7 +218,7 @@ def _sample_any(rng: random.Random, count: int, varied: bool) -> Scene | None:
 
 
 def _clearly_related(objects: tuple[Object, ...]) -> bool:
-    return all(relation_of(a, b) is not None for a, b in zip(objects, objects[1:], strict=False))
+    return all(relation_of(a, b) is not None for a, b in itertools.pairwise(objects))
 
 
 def _place_objects(
