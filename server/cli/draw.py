@@ -1,7 +1,8 @@
 """`janus draw`: pictures from a prompt, with a progress bar, into files.
 
 Owns file names and the metadata of a picture. Invariant: a picture says how it was made (PNG text
-chunks: prompt, negative_prompt, seed, guidance_scale, temperature, model), so that it can be drawn again.
+chunks: prompt, negative_prompt, seed, guidance_scale, temperature, model), so that it can be drawn
+again.
 """
 
 from pathlib import Path

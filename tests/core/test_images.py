@@ -45,6 +45,14 @@ def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"")
 
 
+def outcome(data: bytes) -> str | None:
+    """The mode of the decoded image, or the code of the error."""
+    try:
+        return decode_image(data, ImageLimits(max_pixels=10**6)).mode
+    except ImageInputError as error:
+        return error.code
+
+
 def processor(**changes) -> ImageProcessor:
     values = {
         **{"image_size": 384, "min_size": 14, "rescale_factor": 1 / 255, "do_normalize": True},
@@ -134,6 +142,25 @@ def test_a_truncated_file_is_an_error_wherever_it_ends(format: str) -> None:
         assert raised.value.code in {"image_parse_error", "invalid_image_format"}
         assert raised.value.param == "image"
         assert "0x" not in raised.value.message
+
+
+@given(
+    format=st.sampled_from(["PNG", "BMP", "GIF", "WEBP", "JPEG"]),
+    cuts=st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=6)), min_size=1, max_size=4),
+)
+@settings(max_examples=150, deadline=None)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_damage_anywhere_is_an_image_or_our_error(
+    format: str, cuts: list[tuple[float, bytes]]
+) -> None:
+    data = bytearray(saved(Image.fromarray(gradient(24, 16)), format))
+    for place, bytes_there in cuts:
+        start = int(place * len(data))
+        data[start : start + len(bytes_there)] = bytes_there
+    assert outcome(bytes(data)) in {
+        *("RGB", "invalid_image_format", "image_parse_error", "image_too_large"),
+        "image_too_small",
+    }
 
 
 @pytest.mark.parametrize(
