@@ -1,0 +1,148 @@
+"""From start to SIGTERM, with a process of its own, and the drain step by step in this one."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from tests.serving import ROOT, ServerInThread, server_process, wait_until
+
+LONG = {
+    "messages": [{"role": "user", "content": "hello"}],
+    "ignore_eos": True,
+    "temperature": 1,
+    "stream": True,
+}
+
+
+def test_sigterm_finishes_what_runs_and_exits_with_0(tiny_checkpoint: Path):
+    with server_process(str(tiny_checkpoint), JANUS_SERVED_MODEL_NAME="mine") as (process, url):
+        assert httpx2.get(f"{url}/v1/models").json()["data"][0]["id"] == "mine"
+        with httpx2.stream("POST", f"{url}/v1/chat/completions", json=LONG, timeout=60) as reply:
+            lines = reply.iter_lines()
+            next(lines)
+            process.send_signal(signal.SIGTERM)
+            data = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
+        assert data[-1] == "[DONE]"
+        assert json.loads(data[-2])["choices"][0]["finish_reason"] == "length"
+        assert process.wait(timeout=20) == 0
+
+
+def test_what_is_not_done_within_the_grace_time_ends_with_an_error(tiny_checkpoint: Path):
+    with server_process(str(tiny_checkpoint), "--grace-s", "0.2") as (process, url):
+        body = LONG | {"n": 8}
+        with httpx2.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60) as reply:
+            lines = reply.iter_lines()
+            next(lines)
+            process.send_signal(signal.SIGTERM)
+            data = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
+        assert json.loads(data[-1])["error"]["type"] == "service_unavailable"
+        assert process.wait(timeout=20) == 0
+
+
+def test_an_idle_server_exits_at_once(tiny_checkpoint: Path):
+    with server_process(str(tiny_checkpoint)) as (process, url):
+        # An idle connection does not delay the end.
+        with httpx2.Client(base_url=url) as client:
+            client.get("/livez")
+            process.send_signal(signal.SIGINT)
+            started = time.monotonic()
+            assert process.wait(timeout=20) == 0
+            assert time.monotonic() - started < 5
+
+
+def test_a_draining_server_refuses_new_work_and_is_not_ready(tiny_checkpoint: Path):
+    with (
+        ServerInThread(model=str(tiny_checkpoint), grace_s=30) as server,
+        server.client() as client,
+    ):
+        with client.stream("POST", "/v1/chat/completions", json=LONG | {"n": 8}) as reply:
+            lines = reply.iter_lines()
+            next(lines)
+            server.begin_drain()
+            wait_until(lambda: server.context.dispatcher.draining)
+            with server.client() as other:
+                ready = other.get("/readyz")
+                assert (ready.status_code, ready.json()) == (503, {"status": "draining"})
+                assert other.get("/livez").status_code == 200
+                late = other.post("/v1/chat/completions", json=LONG)
+                assert late.status_code == 503
+                assert late.json()["error"]["code"] == "draining"
+                assert int(late.headers["retry-after"]) >= 1
+            data = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
+        assert data[-1] == "[DONE]"
+
+
+def test_a_full_queue_is_429_with_a_time_to_come_back(tiny_checkpoint: Path):
+    limits = {"max_sequences": 2, "max_waiting": 2}
+    with ServerInThread(model=str(tiny_checkpoint), **limits) as server, server.client() as client:
+        reply = client.post("/v1/chat/completions", json=LONG | {"n": 8})
+        assert reply.status_code == 429
+        error = reply.json()["error"]
+        assert (error["type"], error["code"]) == ("rate_limit_error", "queue_full")
+        assert int(reply.headers["retry-after"]) >= 1
+        # Those that had been taken before the one too many are taken back.
+        wait_until(server.is_idle)
+        assert client.post("/v1/chat/completions", json=LONG | {"max_tokens": 1}).status_code == 200
+
+
+def test_a_dead_engine_shows_at_once_and_nobody_waits(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with ServerInThread(model=str(tiny_checkpoint)) as server, server.client() as client:
+        with client.stream("POST", "/v1/chat/completions", json=LONG) as reply:
+            lines = reply.iter_lines()
+            next(lines)
+
+            def fail(*_: object) -> None:
+                raise RuntimeError("out of order")
+
+            monkeypatch.setattr(server.context.pipeline.engine, "step", fail)
+            data = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
+        assert json.loads(data[-1])["error"]["code"] == "engine_dead"
+        assert client.get("/readyz").status_code == 503
+        assert client.get("/livez").status_code == 503
+        late = client.post("/v1/chat/completions", json=LONG)
+        assert (late.status_code, late.json()["error"]["code"]) == (503, "engine_dead")
+
+
+@pytest.mark.parametrize(
+    ("flags", "environ", "words"),
+    [
+        (("--port", "70000"), {}, "port"),
+        ((), {"JANUS_PROT": "1"}, "JANUS_PORT"),
+        (("no/such/model",), {}, "no/such/model"),
+    ],
+)
+def test_a_bad_start_is_one_clear_line(flags: tuple, environ: dict, words: str):
+    result = run_serve(*flags, **environ)
+    assert result.returncode == 2
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_port_in_use_is_said_before_the_model_is_read():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        result = run_serve("--port", str(taken.getsockname()[1]))
+    assert result.returncode == 2
+    assert "Cannot listen on 127.0.0.1" in result.stderr
+    assert "loaded" not in result.stderr
+
+
+def run_serve(*flags: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "server", "serve", *flags],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"} | environ,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
