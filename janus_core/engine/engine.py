@@ -9,6 +9,8 @@ import logging
 import time
 from collections.abc import Callable
 
+import torch
+
 from janus_core.engine.events import (
     Event,
     Failed,
@@ -72,13 +74,10 @@ class Engine:
         # Caches and the machinery on top of them.
         self._vision_cache = VisionCache(settings.vision_cache_bytes)
         self._scheduler = Scheduler(settings, self._pool, is_embedded=self._is_embedded)
-        self._runner = Runner(
-            model,
-            KvPool.allocate(config, num_positions, device=model.device, dtype=model.dtype),
-            self._vision_cache,
-            forbidden_ids=_forbidden_ids(tokenizer, config.backbone.vocab_size),
-            eos_id=tokenizer.eos_id,
-        )
+        kv = KvPool.allocate(config, num_positions, device=model.device, dtype=model.dtype)
+        self._runner = Runner(model, tokenizer, kv=kv, vision_cache=self._vision_cache)
+        # Read before the renderer's thread exists: what a thread sets is the default of new ones.
+        self._num_threads = torch.get_num_threads()
         self._renderer = new_renderer(model, settings, on_rendered=lambda: self.on_rendered())
         # Live requests by id, in exactly one of: the scheduler, `_rendering`.
         self._states: dict[str, RequestState] = {}
@@ -90,6 +89,11 @@ class Engine:
         self._num_failed_steps = 0
         self._num_lost_steps = 0
         self._num_dropped_previews = 0
+
+    def bind_thread(self) -> None:
+        """Give the calling thread, the one that will call `step`, as many compute threads as torch
+        had when the engine was built. Otherwise it could start with the renderer's single one."""
+        torch.set_num_threads(self._num_threads)
 
     # ---- requests in ----------------------------------------------------------------------------
 
@@ -384,16 +388,3 @@ class Engine:
 
     def _is_embedded(self, tenant: str, image: ImageInput) -> bool:
         return (tenant, image.digest) in self._vision_cache
-
-
-def _forbidden_ids(tokenizer: Tokenizer, vocab_size: int) -> list[int]:
-    """Ids that are no text: the padding of the embedding table, and the marks of prompts and
-    images."""
-    marks = (
-        tokenizer.bos_id,
-        tokenizer.pad_id,
-        tokenizer.begin_of_image_id,
-        tokenizer.end_of_image_id,
-        tokenizer.image_placeholder_id,
-    )
-    return [*range(tokenizer.num_ids, vocab_size), *(i for i in marks if i != tokenizer.eos_id)]

@@ -10,7 +10,7 @@ vocabulary, C codebook, S image slots, K alternatives.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,7 @@ from janus_core.engine.vision_cache import VisionCache
 from janus_core.models.janus import JanusModel
 from janus_core.models.kv_pool import KvPool
 from janus_core.ops.sampling import SamplingRow, needs_history, sample
+from janus_core.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,26 +39,22 @@ class Sample:
 
 
 class Runner:
-    """`forbidden_ids` are ids no answer contains: those without text, and special ones but EOS."""
+    """Of `tokenizer` it needs only which ids an answer may contain."""
 
     def __init__(
-        self,
-        model: JanusModel,
-        kv: KvPool,
-        vision_cache: VisionCache,
-        *,
-        forbidden_ids: Sequence[int],
-        eos_id: int,
+        self, model: JanusModel, tokenizer: Tokenizer, *, kv: KvPool, vision_cache: VisionCache
     ) -> None:
         self._model = model
         self._kv = kv
         self._vision_cache = vision_cache
-        self._eos_id = eos_id
+        self._eos_id = tokenizer.eos_id
         self._embeddings: dict[RequestState, dict[int, torch.Tensor]] = {}
         self._forbidden_V = torch.zeros(
             model.config.backbone.vocab_size, dtype=torch.bool, device=model.device
         )
-        self._forbidden_V[list(forbidden_ids)] = True
+        # Rows of the table without text, and control tokens: an answer cannot forge a prompt.
+        self._forbidden_V[tokenizer.num_ids :] = True
+        self._forbidden_V[sorted(tokenizer.control_ids - {tokenizer.eos_id})] = True
 
     @torch.inference_mode()
     def copy(self, copies: list[Copy]) -> None:

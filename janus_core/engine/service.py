@@ -125,6 +125,7 @@ class EngineService:
     def _run(self) -> None:
         error = EngineDeadError("The engine has failed; nothing more will be answered.")
         try:
+            self._engine.bind_thread()
             while self._obey():
                 self._step_started_s = time.monotonic()
                 events = self._engine.step()

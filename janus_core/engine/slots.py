@@ -127,6 +127,7 @@ class SlotPool:
         capacity = round_up(capacity)
         if source is not None:
             self._touch(source)
+            # But for its last position, which the new sequence computes again.
             whole = source.num_computed <= prefix.num_ready + 1
             if not source.in_use and whole and self._take_over(source, keys, prefix, capacity):
                 return source, None

@@ -184,10 +184,14 @@ def test_a_fault_fails_its_request_only(requests_for: Requests) -> None:
 def test_an_engine_that_only_fails_gives_up(requests_for: Requests) -> None:
     engine = requests_for.engine(prefix_cache=False)
     engine._runner.run = lambda _: (_ for _ in ()).throw(RuntimeError("no device"))
-    with pytest.raises(EngineDeadError):
+
+    def insist() -> None:
         for number in range(20):
             engine.submit(requests_for.text(f"t{number}"))
             engine.step()
+
+    with pytest.raises(EngineDeadError):
+        insist()
 
 
 def test_numbers_that_are_not_finite_fail_their_request_only(requests_for: Requests) -> None:
@@ -322,8 +326,7 @@ def test_a_bias_forces_a_token_and_a_code(requests_for: Requests) -> None:
 def test_marks_are_never_said(requests_for: Requests) -> None:
     """Even where a bias wants them: they would break the prompt format of the next turn."""
     tokenizer = requests_for.tokenizer
-    marks = [tokenizer.bos_id, tokenizer.pad_id, tokenizer.image_placeholder_id]
-    marks += [tokenizer.begin_of_image_id, tokenizer.end_of_image_id, tokenizer.num_ids]
+    marks = [*(tokenizer.control_ids - {tokenizer.eos_id}), tokenizer.num_ids]
     wanting = SamplingParams(seed=1, logit_bias=tuple((mark, 100.0) for mark in marks))
     log = run(requests_for.engine(), requests_for.text("t", sampling=wanting, max_tokens=30))
     assert not set(log["t"].ids) & set(marks)

@@ -8,13 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from transformers import JanusForConditionalGeneration
 
 from janus_core.engine.request import ImageRequest, SamplingParams, TextRequest
+from tests.core.engine.oracle import Oracle, ask_oracle, assert_equal, levels_of
 from tests.core.engine.support import Log, Requests, finish, run
-
-Oracle = dict[str, list[int]]
 
 
 @pytest.fixture(scope="module")
@@ -53,40 +51,6 @@ def expected(
     mixed: list[TextRequest | ImageRequest],
 ) -> Oracle:
     return {request.id: ask_oracle(reference, requests_for, request) for request in mixed}
-
-
-@torch.no_grad()
-def ask_oracle(reference, make: Requests, request: TextRequest | ImageRequest) -> list[int]:
-    """Greedy ids or codes of one request, as transformers generates them."""
-    input_ids = torch.tensor([request.token_ids])
-    common = {"attention_mask": torch.ones_like(input_ids), "do_sample": False}
-    if isinstance(request, ImageRequest):
-        codes = reference.generate(
-            input_ids, generation_mode="image", guidance_scale=request.guidance, **common
-        )
-        return codes[0].tolist()
-    tokenizer = make.tokenizer
-    marks = [tokenizer.bos_id, tokenizer.pad_id, tokenizer.image_placeholder_id]
-    marks += [tokenizer.begin_of_image_id, tokenizer.end_of_image_id]
-    if request.images:
-        pixels = [torch.from_numpy(image.pixels_CHW) for image in request.images]
-        common["pixel_values"] = torch.stack(pixels)
-    output = reference.generate(
-        input_ids,
-        generation_mode="text",
-        max_new_tokens=request.max_tokens,
-        suppress_tokens=[*marks, *range(tokenizer.num_ids, make.model.config.backbone.vocab_size)],
-        **common,
-    )
-    ids = output[0, len(request.token_ids) :].tolist()
-    return ids[:-1] if ids[-1] == tokenizer.eos_id else ids
-
-
-def assert_equal(log: Log, expected: Oracle, ids: list[str] | None = None) -> None:
-    for request_id in ids or list(expected):
-        outcome = log[request_id]
-        said = outcome.ids if request_id.startswith("t") else outcome.codes
-        assert said == expected[request_id], request_id
 
 
 def test_the_oracle_is_worth_its_name(expected: Oracle) -> None:
@@ -164,11 +128,7 @@ def test_beside_cancelled_requests(requests_for: Requests, mixed, expected: Orac
 def test_pixels(reference, requests_for: Requests, mixed, expected: Oracle) -> None:
     log = run(requests_for.engine(), *mixed)
     for request_id in ("i0", "i6"):
-        with torch.no_grad():
-            codes = torch.tensor([expected[request_id]])
-            pixels = reference.decode_image_tokens(codes)[0].float()
-        levels = ((pixels + 1) / 2 * 255).clamp(0, 255).to(torch.uint8).numpy()
-        difference = levels.astype(int) - log[request_id].end.pixels.astype(int)
+        difference = levels_of(reference, expected[request_id]) - log[request_id].end.pixels
         assert np.abs(difference).max() <= 1
         assert (difference == 0).mean() > 0.99
 

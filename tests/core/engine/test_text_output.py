@@ -12,7 +12,7 @@ EOS = 0
 
 
 class Letters:
-    """A detokenizer whose token `n` is the `n`th letter; 99 is half a character, 98 its other half."""
+    """Token `n` is the `n`th letter; 99 is half a character, 98 its other half."""
 
     def __init__(self) -> None:
         self.half = False
