@@ -17,8 +17,10 @@ from transformers import JanusForConditionalGeneration
 
 from weights.recipe import chat
 from weights.recipe.geometry import IMAGE_PX, NUM_CODES
+from weights.recipe.network import build
 from weights.recipe.photographs import MIN_SIDE_PX
 from weights.recipe.tokenizer import SPECIAL_TOKENS, special_ids
+from weights.recipe.training import arguments
 
 # The template of the transformers layout: newlines between pictures and text, answers closed by
 # EOS.
@@ -47,6 +49,7 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     half = {name: t.detach().to(torch.float16) for name, t in model.state_dict().items()}
     model.save_pretrained(folder, state_dict=half)
+    (folder / "model.safetensors").chmod(0o644)
     config = json.loads((folder / "config.json").read_text())
     config["dtype"] = "float16"
     _write(folder / "config.json", config)
@@ -121,3 +124,23 @@ def _write_processors(folder: Path) -> None:
 
 def _write(path: Path, content: dict[str, Any]) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def main() -> None:
+    """Write the trained model `<work>/<start>` to the checkpoint's folder."""
+    args = arguments(
+        __doc__,
+        {
+            "start": "joint.pt",
+            "folder": str(Path(__file__).parents[1] / "janus-mini"),
+            "guidance": "3",
+        },
+    )
+    tokenizer = Tokenizer.from_file(str(args.work / "tokenizer.json"))
+    model = build(tokenizer)
+    model.load_state_dict(torch.load(args.work / args.start, weights_only=True))
+    export(model, tokenizer, Path(args.folder), guidance=float(args.guidance))
+
+
+if __name__ == "__main__":
+    main()

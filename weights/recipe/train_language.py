@@ -12,6 +12,7 @@ import logging
 import os
 import random
 import time
+from argparse import Namespace
 from collections import defaultdict
 from pathlib import Path
 
@@ -27,12 +28,14 @@ from weights.recipe import train_codes
 from weights.recipe.captions import caption
 from weights.recipe.network import answered, build, draw, load_parts, losses
 from weights.recipe.sequences import Targets, Writer, collate
-from weights.recipe.training import Average, Optimizers, arguments, contact_sheet, learning_rate
+from weights.recipe.training import Average, Optimizers, arguments, contact_sheet, cosine
 from weights.recipe.world import sample_scene
 
 logger = logging.getLogger("language")
 CODE_LOSS_WEIGHT = 0.7
 IMAGES_PER_ROW = 3
+WARMUP_STEPS = 100
+LOG_EVERY = 25
 TRAINED = ("language_model", "lm_head", "vision_model", "aligner", "generation_")
 
 
@@ -88,14 +91,16 @@ class Trainer:
             found = losses(self.model, batch)
         return found.text, found.codes
 
-    def average_gradients(self) -> None:
-        """Replace gradients by their mean over all processes."""
+    def average_gradients(self, progress: float) -> float:
+        """Replace gradients by their mean over all processes; return the mean of `progress` too."""
         if self.num_ranks == 1:
-            return
+            return progress
         grads = [p.grad for p in self.model.parameters() if p.grad is not None]
-        flat = parameters_to_vector(grads)
+        flat = parameters_to_vector([*grads, torch.tensor([progress])])
         distributed.all_reduce(flat)
-        vector_to_parameters(flat.div_(self.num_ranks), grads)
+        flat.div_(self.num_ranks)
+        vector_to_parameters(flat[:-1], grads)
+        return float(flat[-1])
 
     @torch.no_grad()
     def evaluate(self, *, num_rows: int = 48) -> None:
@@ -137,6 +142,8 @@ def main() -> None:
         __doc__,
         {"start": "", "name": "understanding"},
         steps=2000,
+        # Where the machine's speed is unknown: the learning rate follows the clock instead.
+        minutes=0,
         understanding_rows=8,
         generation_rows=0,
         evaluate_every=250,
@@ -146,6 +153,13 @@ def main() -> None:
     )
     trainer = Trainer(args.work, seed=args.seed)
     trainer.load(args.start)
+    train(trainer, args)
+    if trainer.num_ranks > 1:
+        distributed.destroy_process_group()
+
+
+def train(trainer: Trainer, args: Namespace) -> None:
+    """Train the model in place and save its average now and then."""
     model = trainer.model
     model.model.vision_model.requires_grad_(args.tower_percent > 0)
     optimizers = Optimizers(
@@ -154,38 +168,34 @@ def main() -> None:
         scales={"vision_model": args.tower_percent / 100},
     )
     average = Average(model, decay=0.998)
-    started, seen = time.monotonic(), [0.0, 0.0]
-    for step in range(args.steps):
+    peak, last = args.peak_e5 * 1e-5, args.last_percent / 100
+    started, seen, step, progress = time.monotonic(), [0.0, 0.0], 0, 0.0
+    while progress < 1:
         text, codes = trainer.losses_of(args.understanding_rows, args.generation_rows)
         (text + CODE_LOSS_WEIGHT * codes).backward()
-        trainer.average_gradients()
+        seen = [seen[0] + text.item(), seen[1] + codes.item()]
+        step += 1
+        elapsed_s = time.monotonic() - started
+        done = elapsed_s / (60 * args.minutes) if args.minutes else step / args.steps
+        progress = trainer.average_gradients(done)
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizers.step(
-            learning_rate(
-                step, args.steps, peak=args.peak_e5 * 1e-5, warmup=100, last=args.last_percent / 100
-            )
-        )
+        rate = min(step / WARMUP_STEPS, 1.0) * cosine(progress, last=last)
+        optimizers.step(peak * rate)
         average.update(model)
-        seen[0] += text.item()
-        seen[1] += codes.item()
-        if trainer.rank == 0 and step % 25 == 24:
-            rate = (step + 1) / (time.monotonic() - started)
+        if trainer.rank == 0 and step % LOG_EVERY == 0:
             logger.info(
-                "step %d text %.4f codes %.4f, %.2f steps/s",
-                step + 1,
-                seen[0] / 25,
-                seen[1] / 25,
-                rate,
+                "step %d (%.1f %%) text %.4f codes %.4f, %.2f steps/s",
+                step,
+                100 * progress,
+                seen[0] / LOG_EVERY,
+                seen[1] / LOG_EVERY,
+                step / elapsed_s,
             )
             seen = [0.0, 0.0]
-        if trainer.rank == 0 and (
-            step % args.evaluate_every == args.evaluate_every - 1 or step == args.steps - 1
-        ):
+        if trainer.rank == 0 and (step % args.evaluate_every == 0 or progress >= 1):
             average.swap(model)
             save(trainer, args.work / f"{args.name}.pt", draws=args.generation_rows > 0)
             average.swap(model)
-    if trainer.num_ranks > 1:
-        distributed.destroy_process_group()
 
 
 def save(trainer: Trainer, path: Path, *, draws: bool) -> None:

@@ -47,7 +47,12 @@ def learning_rate(
     if step < warmup:
         return peak * (step + 1) / warmup
     progress = min(1.0, (step - warmup) / max(1, num_steps - warmup))
-    return peak * (last + (1 - last) * 0.5 * (1 + math.cos(math.pi * progress)))
+    return peak * cosine(progress, last=last)
+
+
+def cosine(progress: float, *, last: float = 0.01) -> float:
+    """Return the share of the peak rate at a progress of 0..1: from 1 down to `last`."""
+    return last + (1 - last) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
