@@ -103,6 +103,7 @@ class ThreadedRenderer:
         self._jobs: queue.SimpleQueue[RenderJob | None] = queue.SimpleQueue()
         self._results: queue.SimpleQueue[Rendered] = queue.SimpleQueue()
         self._num_pending = 0
+        self._is_closing = False
         self._thread = threading.Thread(target=self._run, name="render", daemon=True)
         self._thread.start()
 
@@ -125,6 +126,7 @@ class ThreadedRenderer:
         return results
 
     def close(self) -> None:
+        self._is_closing = True
         self._jobs.put(None)
         self._thread.join()
 
@@ -134,7 +136,7 @@ class ThreadedRenderer:
         torch.set_num_threads(1)
         if sys.platform == "linux":
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), BACKGROUND_NICENESS)
-        while (job := self._jobs.get()) is not None:
+        while (job := self._jobs.get()) is not None and not self._is_closing:
             self._results.put(render(self._model, job))
             self._on_rendered()
 

@@ -19,7 +19,7 @@ from janus_core.engine.sequence import RequestState
 from janus_core.engine.settings import EngineSettings
 from janus_core.engine.slots import BLOCK_TOKENS, Copy, Prefix, SlotPool
 
-LOOK_AHEAD = 32
+LOOK_AHEAD = 8
 """Waiting requests of a kind examined per admission: those behind one that waits for its prefix."""
 
 
@@ -36,8 +36,11 @@ class Scheduler:
         self._settings = settings
         self._pool = pool
         self._is_embedded = is_embedded
-        self._texts = _Kind(settings, pool, reserve_of_others=settings.image_reserve)
         self._images = _Kind(settings, pool, reserve_of_others=settings.text_reserve)
+        # What text borrows can be taken back, because text can be set back.
+        self._texts = _Kind(
+            settings, pool, reserve_of_others=settings.image_reserve, lender=self._images
+        )
         self._num_steps = 0
         self._images_first = False
         self.num_set_backs = 0
@@ -77,6 +80,7 @@ class Scheduler:
         """The next step. Slots are assigned at once; counts move in `commit`."""
         plan = StepPlan()
         self._num_steps += 1
+        self._take_back()
         self._make_room(plan)
         for state in self._running():
             if state.is_decoding:
@@ -107,6 +111,14 @@ class Scheduler:
         assert not any(state.is_running for kind in self._kinds() for state in kind.waiting)
 
     # ---- growth and set-back --------------------------------------------------------------------
+
+    def _take_back(self) -> None:
+        """A picture waits: set text back that fills the share reserved for pictures."""
+        if not self._images.waiting:
+            return
+        first = self._images.waiting[0]
+        while not self._fits(first) and self._texts.is_in_debt():
+            self._set_back(max(self._texts.running, key=_order))
 
     def _make_room(self, plan: StepPlan) -> None:
         """Enlarge the slots of text that is about to outgrow them, setting back the newest text
@@ -187,12 +199,18 @@ class Scheduler:
         num_positions = self._reservation(state) * num_sequences
         if not kind.within_quota(num_sequences, num_positions):
             return False
-        num_rows = self._texts.num_sequences + self._images.num_sequences + num_sequences
-        has_rows = num_rows <= self._settings.max_sequences
-        if has_rows and self._pool.has_room([self._reservation(state)] * num_sequences):
+        if self._fits(state):
             return True
         self._block(state)
         return False
+
+    def _fits(self, state: RequestState) -> bool:
+        """Whether there are rows and room for all sequences of a request."""
+        num_sequences = len(state.sequences)
+        num_rows = self._texts.num_sequences + self._images.num_sequences + num_sequences
+        return num_rows <= self._settings.max_sequences and self._pool.has_room(
+            [self._reservation(state)] * num_sequences
+        )
 
     def _acquire(self, state: RequestState, prefixes: list[Prefix], plan: StepPlan) -> bool:
         """Slots for all sequences of a request, or none."""
@@ -293,15 +311,21 @@ class Scheduler:
 class _Kind:
     """The requests of one kind, text or pictures, and what they may take of the pool.
 
-    A kind never takes the share reserved for the other one, unless nothing of its own is running: a
-    request that fits the pool must be able to run.
+    A kind never takes the share reserved for the other one, unless nothing of its own is running (what
+    fits the pool must be able to run) or the other one, as a `lender`, has no requests.
     """
 
     def __init__(
-        self, settings: EngineSettings, pool: SlotPool, *, reserve_of_others: float
+        self,
+        settings: EngineSettings,
+        pool: SlotPool,
+        *,
+        reserve_of_others: float,
+        lender: "_Kind | None" = None,
     ) -> None:
         self.waiting: deque[RequestState] = deque()
         self.running: list[RequestState] = []
+        self._lender = lender
         self._max_sequences = int(settings.max_sequences * (1.0 - reserve_of_others))
         self._max_positions = int(pool.num_positions * (1.0 - reserve_of_others))
 
@@ -313,6 +337,15 @@ class _Kind:
         """Whether so much more may be taken."""
         if not self.running:
             return True
+        if self._lender is not None and not self._lender.waiting and not self._lender.running:
+            return True
+        return self._fits_share(num_sequences, num_positions)
+
+    def is_in_debt(self) -> bool:
+        """Whether more than the own share is taken, by more than one request."""
+        return len(self.running) > 1 and not self._fits_share(0, 0)
+
+    def _fits_share(self, num_sequences: int, num_positions: int) -> bool:
         used = sum(s.slot.capacity for state in self.running for s in state.sequences if s.slot)
         return (
             self.num_sequences + num_sequences <= self._max_sequences

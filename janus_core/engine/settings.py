@@ -23,7 +23,8 @@ class EngineSettings:
     The KV pool holds `kv_positions` positions, or what fits into `kv_bytes`; with neither, room for
     `max_sequences` pictures. `max_sequences` bounds the rows of a batch (a guided picture has two),
     `step_token_budget` the tokens of a step, `max_waiting` the queue. `text_reserve` and
-    `image_reserve` are the fractions of sequences and positions the other kind can never take.
+    `image_reserve` are the fractions of sequences and positions kept from the other kind; text
+    borrows the pictures' while there is no picture, and is set back when one comes.
     `text_growth_tokens` is how far a text slot is reserved ahead. `image_prefill_share` of a step's
     prefill tokens belongs to pictures when text wants all of them. A request that waited
     `patience_steps` for room stops the admission of the other kind. `threaded_rendering` decodes

@@ -313,8 +313,30 @@ def test_a_flood_of_questions_does_not_stop_the_pictures() -> None:
     house.add(image("i", 40))
     house.run(each=flood)
     # A quarter of the prefill tokens is the picture's, and its sequences decode in every step.
-    assert house.started_at["i"] <= 31 + 2
-    assert house.ended_at["i"] <= 31 + 2 + 2 * 40 // 12 + NUM_CODES
+    assert house.started_at["i"] == 31
+    assert house.ended_at["i"] <= 31 + 2 * 40 // 12 + NUM_CODES
+
+
+def test_text_borrows_the_share_of_pictures_and_gives_it_back() -> None:
+    house = House(max_sequences=8, step_token_budget=400)
+    house.add(*[text(f"t{n}", 20, max_tokens=60, first=30 * n) for n in range(8)])
+    plan = house.step()
+    assert len(plan.sampling) == 8
+    house.add(image("i", 12, first=500))
+    plan = house.step()
+    assert house.states["i"] in plan.sampling
+    assert [n for n in range(8) if house.states[f"t{n}"].is_running] == [0, 1, 2, 3, 4, 5]
+    house.run()
+    assert house.scheduler.num_set_backs == 2
+    assert all(house.states[f"t{n}"].num_output == 60 for n in range(8))
+
+
+def test_pictures_leave_the_share_of_text_alone() -> None:
+    house = House(max_sequences=8, step_token_budget=400)
+    house.add(*[image(f"i{n}", 12, first=30 * n) for n in range(8)])
+    house.step()
+    house.step()
+    assert sum(state.is_running for state in house.states.values()) == 3
 
 
 def test_questions_are_answered_in_order() -> None:

@@ -1,0 +1,84 @@
+"""Requests that come, wait, are set back, share prefixes and leave, all at random: whoever stays
+gets what it would have got alone."""
+
+import random
+
+import pytest
+
+from janus_core.engine.events import Failed, Finished
+from janus_core.engine.request import ImageRequest, SamplingParams, TextRequest
+from tests.core.engine.support import Log, Requests, finish, run
+
+PROMPTS = [
+    "What is in the picture?",
+    "What is in the picture on the left?",
+    "a large red circle to the left of a small blue square",
+    "a large red circle",
+    "q",
+]
+
+
+def random_request(make: Requests, rng: random.Random, request_id: str):
+    prompt = rng.choice(PROMPTS)
+    sampling = SamplingParams(seed=rng.randrange(3), temperature=rng.choice([0.0, 0.7]))
+    if rng.random() < 0.4:
+        guidance = rng.choice([None, 2.0, 5.0])
+        return make.image(request_id, prompt, guidance=guidance, sampling=sampling)
+    return make.text(
+        request_id,
+        prompt,
+        images=rng.choice([(), (), (1,), (2, 1)]),
+        sampling=sampling,
+        max_tokens=rng.choice([1, 5, 40]),
+        tenant=rng.choice(["", "x"]),
+    )
+
+
+def described(request: TextRequest | ImageRequest) -> tuple:
+    """Everything that should determine the answer: neither the id nor the tenant."""
+    kind = (request.token_ids, request.sampling)
+    if isinstance(request, ImageRequest):
+        return (*kind, request.guidance, request.uncond_token_ids)
+    return (*kind, request.max_tokens, tuple(image.digest for image in request.images))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_everybody_gets_what_it_would_have_got_alone(requests_for: Requests, seed: int) -> None:
+    rng, log = random.Random(seed), Log()
+    engine = requests_for.engine(
+        kv_positions=[256, 320, 512, 1024][seed],
+        max_sequences=[6, 10, 16, 16][seed],
+        step_token_budget=[9, 20, 40, 300][seed],
+        text_growth_tokens=[1, 8, 32, 128][seed],
+        vision_cache_bytes=[0, 4000, 10**6, 10**6][seed],
+        patience_steps=10,
+    )
+    requests = {}
+    for number in range(60):
+        request = random_request(requests_for, rng, f"r{number}")
+        requests[request.id] = request
+        engine.submit(request)
+        for _ in range(rng.choice([0, 0, 1, 4])):
+            log.add(engine.step())
+            engine.check_integrity()
+        if rng.random() < 0.15:
+            engine.cancel(rng.choice(list(requests)))
+    finish(engine, log)
+    alone: dict[tuple, list[int]] = {}
+    num_compared = 0
+    for request_id, request in requests.items():
+        end = log[request_id].end
+        assert not isinstance(end, Failed)
+        if end.reason == "cancelled":
+            continue
+        if described(request) not in alone:
+            expected = run(requests_for.engine(prefix_cache=False), request)[request_id]
+            alone[described(request)] = expected.ids or expected.codes
+        said = log[request_id].ids or log[request_id].codes
+        assert said == alone[described(request)], request_id
+        assert isinstance(end, Finished)
+        num_compared += 1
+    assert num_compared > 40
+    assert engine.stats().prefix_hits > 0
+    if seed < 2:
+        assert engine.stats().num_set_backs > 0
