@@ -6,13 +6,15 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import httpx2
 import pytest
 
 from tests.serving import ROOT, ServerInThread, server_process, wait_until
+
+EXIT_S = 60
+"""For the interpreter to take itself apart; a busy machine takes several seconds for that."""
 
 LONG = {
     "messages": [{"role": "user", "content": "hello"}],
@@ -32,7 +34,7 @@ def test_sigterm_finishes_what_runs_and_exits_with_0(tiny_checkpoint: Path):
             data = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
         assert data[-1] == "[DONE]"
         assert json.loads(data[-2])["choices"][0]["finish_reason"] == "length"
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=EXIT_S) == 0
 
 
 def test_what_is_not_done_within_the_grace_time_ends_with_an_error(tiny_checkpoint: Path):
@@ -44,18 +46,16 @@ def test_what_is_not_done_within_the_grace_time_ends_with_an_error(tiny_checkpoi
             process.send_signal(signal.SIGTERM)
             data = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
         assert json.loads(data[-1])["error"]["type"] == "service_unavailable"
-        assert process.wait(timeout=20) == 0
+        assert process.wait(timeout=EXIT_S) == 0
 
 
-def test_an_idle_server_exits_at_once(tiny_checkpoint: Path):
-    with server_process(str(tiny_checkpoint)) as (process, url):
-        # An idle connection does not delay the end.
-        with httpx2.Client(base_url=url) as client:
-            client.get("/livez")
-            process.send_signal(signal.SIGINT)
-            started = time.monotonic()
-            assert process.wait(timeout=20) == 0
-            assert time.monotonic() - started < 5
+def test_an_idle_server_does_not_wait_for_the_grace_time(tiny_checkpoint: Path):
+    flags = (str(tiny_checkpoint), "--grace-s", "3600", "--keep-alive-s", "3600")
+    # Nor does an idle connection delay the end.
+    with server_process(*flags) as (process, url), httpx2.Client(base_url=url) as client:
+        client.get("/livez")
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=EXIT_S) == 0
 
 
 def test_a_draining_server_refuses_new_work_and_is_not_ready(tiny_checkpoint: Path):
