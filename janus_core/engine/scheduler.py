@@ -311,8 +311,8 @@ class Scheduler:
 class _Kind:
     """The requests of one kind, text or pictures, and what they may take of the pool.
 
-    A kind never takes the share reserved for the other one, unless nothing of its own is running (what
-    fits the pool must be able to run) or the other one, as a `lender`, has no requests.
+    A kind never takes the share reserved for the other one, unless nothing of its own is running
+    (what fits the pool must be able to run) or the other one, as a `lender`, has no requests.
     """
 
     def __init__(
