@@ -6,6 +6,7 @@ importing it is cheap and does nothing; work starts in `run` (a process) or in
 `server.app.create_app` (a test).
 """
 
+import logging
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,9 +14,21 @@ if TYPE_CHECKING:
 
 __all__ = ["run"]
 
+logger = logging.getLogger(__name__)
+
 
 def run(settings: "Settings") -> int:
-    """Load the model, serve until SIGTERM or SIGINT, drain; return the exit code."""
-    from server.lifecycle import run as run_server
+    """Load the model, serve until SIGTERM or SIGINT, drain; return the exit code.
 
-    return run_server(settings)
+    What can go wrong at once goes wrong before the imports that take seconds. Raises ParameterError
+    for an address that cannot be had, CheckpointError and ParameterError for a model.
+    """
+    from server.listener import bind
+    from server.logs import configure_logging
+
+    configure_logging(settings.log_level, style=settings.log_format)
+    logger.info("Settings: %s", settings.model_dump_json(exclude_none=True))
+    with bind(settings.host, port=settings.port) as listener:
+        from server.lifecycle import serve
+
+        return serve(settings, listener=listener)

@@ -1,29 +1,27 @@
-"""The life of a server process: load, listen, say so, serve, drain, stop.
+"""The life of a server process: load, serve, drain, stop.
 
 Owns the signals and the order of things at both ends; knows no endpoint. Leans on uvicorn's
 shutdown (close the listener, wait for answers, cancel the rest) and puts the drain before it: until
 running work has ended, the listener stays open, so that new requests get a 503 and a probe sees
-why. Invariant: the address is free before the weights are read, and the exit code of a drained
-server is 0.
+why. Invariant: a server that was told to stop exits with 0, whether or not everything ended in
+time.
 """
 
 import asyncio
 import logging
 import signal
 import socket
-from collections.abc import Sequence
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
 from janus_core.engine.settings import EngineSettings, bytes_per_position
-from janus_core.errors import ParameterError
 from janus_core.images import ImageLimits
 from janus_core.pipeline import Pipeline
 from server.app import create_app
 from server.context import Context
-from server.logs import configure_logging
+from server.listener import url_of
 from server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -34,22 +32,15 @@ FLUSH_S = 10
 BACKLOG = 2048
 
 
-def run(settings: Settings) -> int:
-    """Serve until a signal, then drain; return the exit code.
+def serve(settings: Settings, *, listener: socket.socket) -> int:
+    """Load the model and serve until a signal, then drain; return the exit code.
 
-    Raises CheckpointError and ParameterError for a model or an address that cannot be used.
+    Raises CheckpointError and ParameterError for a model that cannot be used.
     """
-    configure_logging(settings.log_level, style=settings.log_format)
-    logger.info("Settings: %s", settings.model_dump_json(exclude_none=True))
-    listener = bind(settings.host, port=settings.port)
-    try:
-        pipeline = load_pipeline(settings)
-        app = create_app(pipeline, settings)
-        server = DrainingServer(app, settings=settings)
-        _announce_model(pipeline)
-        server.run(sockets=[listener])
-    finally:
-        listener.close()
+    pipeline = load_pipeline(settings)
+    server = DrainingServer(create_app(pipeline, settings), settings=settings)
+    _announce_model(pipeline)
+    server.run(sockets=[listener])
     return 0 if server.started else 1
 
 
@@ -76,21 +67,6 @@ def load_pipeline(settings: Settings) -> Pipeline:
         ),
         name=settings.served_model_name,
     )
-
-
-def bind(host: str, *, port: int) -> socket.socket:
-    """Reserve the address, so that one in use is an error before minutes of loading, not after."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise ParameterError(
-            f"Cannot listen on {host}:{port}: {error.strerror}.", param="port"
-        ) from error
-    return listener
 
 
 class DrainingServer(uvicorn.Server):
@@ -126,8 +102,8 @@ class DrainingServer(uvicorn.Server):
         """As uvicorn's, then print the address: whoever reads it may connect."""
         await super().startup(sockets)
         if self.started:
-            for url in _urls(sockets or []):
-                logger.info("Listening on %s", url)
+            for listener in sockets or []:
+                logger.info("Listening on %s", url_of(listener))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal begins the drain, the next one ends the process at once.
@@ -177,11 +153,3 @@ def _announce_model(pipeline: Pipeline) -> None:
         pipeline.settings.max_sequences,
         config.vq.image_size,
     )
-
-
-def _urls(listeners: Sequence[socket.socket]) -> list[str]:
-    urls = []
-    for listener in listeners:
-        host, port = listener.getsockname()[:2]
-        urls.append(f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}")
-    return urls

@@ -17,7 +17,8 @@ from pathlib import Path
 import httpx2
 
 from server.app import create_app
-from server.lifecycle import DrainingServer, bind, load_pipeline
+from server.lifecycle import DrainingServer, load_pipeline
+from server.listener import bind, url_of
 from server.settings import Settings
 
 START_S = 60.0
@@ -30,7 +31,7 @@ class ServerInThread:
     def __init__(self, **settings: object) -> None:
         self.settings = Settings(host="127.0.0.1", port=0, **settings)
         self._listener = bind("127.0.0.1", port=0)
-        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.url = url_of(self._listener)
         self.app = create_app(load_pipeline(self.settings), self.settings)
         self._server = DrainingServer(self.app, settings=self.settings)
         self._thread = threading.Thread(target=self._server.run, args=([self._listener],))
@@ -43,7 +44,7 @@ class ServerInThread:
 
     def __exit__(self, *_: object) -> None:
         self._server.should_exit = True
-        self._thread.join()
+        self.wait()
         self._listener.close()
 
     @property
@@ -53,6 +54,11 @@ class ServerInThread:
     def begin_drain(self) -> None:
         """What the first signal does."""
         self._server._loop.call_soon_threadsafe(self._server.begin_drain)
+
+    def wait(self, timeout_s: float = START_S) -> None:
+        """Wait for the server to end; fail if it does not."""
+        self._thread.join(timeout_s)
+        assert not self._thread.is_alive(), "the server did not end"
 
     def client(self) -> httpx2.Client:
         return httpx2.Client(base_url=self.url, timeout=60)

@@ -38,24 +38,25 @@ def test_sigterm_finishes_what_runs_and_exits_with_0(tiny_checkpoint: Path):
 
 
 def test_what_is_not_done_within_the_grace_time_ends_with_an_error(tiny_checkpoint: Path):
-    with server_process(str(tiny_checkpoint), "--grace-s", "0.2") as (process, url):
-        body = LONG | {"n": 8}
-        with httpx2.stream("POST", f"{url}/v1/chat/completions", json=body, timeout=60) as reply:
-            lines = reply.iter_lines()
-            next(lines)
-            process.send_signal(signal.SIGTERM)
-            data = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
+    with ServerInThread(model=str(tiny_checkpoint), grace_s=0.2) as server:
+        with server.client() as client:
+            body = LONG | {"n": 8}
+            with client.stream("POST", "/v1/chat/completions", json=body) as reply:
+                lines = reply.iter_lines()
+                next(lines)
+                server.begin_drain()
+                data = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
         assert json.loads(data[-1])["error"]["type"] == "service_unavailable"
-        assert process.wait(timeout=EXIT_S) == 0
+        server.wait()
 
 
 def test_an_idle_server_does_not_wait_for_the_grace_time(tiny_checkpoint: Path):
-    flags = (str(tiny_checkpoint), "--grace-s", "3600", "--keep-alive-s", "3600")
+    limits = {"grace_s": 3600, "keep_alive_s": 3600}
     # Nor does an idle connection delay the end.
-    with server_process(*flags) as (process, url), httpx2.Client(base_url=url) as client:
+    with ServerInThread(model=str(tiny_checkpoint), **limits) as server, server.client() as client:
         client.get("/livez")
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=EXIT_S) == 0
+        server.begin_drain()
+        server.wait(timeout_s=10)
 
 
 def test_a_draining_server_refuses_new_work_and_is_not_ready(tiny_checkpoint: Path):
@@ -63,7 +64,9 @@ def test_a_draining_server_refuses_new_work_and_is_not_ready(tiny_checkpoint: Pa
         ServerInThread(model=str(tiny_checkpoint), grace_s=30) as server,
         server.client() as client,
     ):
-        with client.stream("POST", "/v1/chat/completions", json=LONG | {"n": 8}) as reply:
+        with client.stream(
+            "POST", "/v1/chat/completions", json=LONG | {"n": 8, "max_tokens": 300}
+        ) as reply:
             lines = reply.iter_lines()
             next(lines)
             server.begin_drain()
@@ -118,7 +121,7 @@ def test_a_dead_engine_shows_at_once_and_nobody_waits(
     [
         (("--port", "70000"), {}, "port"),
         ((), {"JANUS_PROT": "1"}, "JANUS_PORT"),
-        (("no/such/model",), {}, "no/such/model"),
+        (("--config", "none.toml"), {}, "none.toml"),
     ],
 )
 def test_a_bad_start_is_one_clear_line(flags: tuple, environ: dict, words: str):
