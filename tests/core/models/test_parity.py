@@ -11,7 +11,9 @@ from janus_core.models.janus import JanusModel
 from tests.core.models.driving import Driver, Line
 from tests.tiny import BEGIN_OF_IMAGE, BOS, PAD, TinyShape, build_tokenizer, save_tiny_checkpoint
 
-TOLERANCE = 1e-4
+TOLERANCE = 3e-4
+"""Logits reach 16 on the deepest shape, and guidance multiplies the rounding of both rows: this is
+some twenty units in the last place."""
 
 SHAPES = {
     "default": TinyShape(),
