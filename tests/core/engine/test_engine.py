@@ -195,24 +195,22 @@ def test_an_engine_that_only_fails_gives_up(requests_for: Requests) -> None:
 
 
 def test_numbers_that_are_not_finite_fail_their_request_only(requests_for: Requests) -> None:
-    """The poisoned keys and values do not reach whoever gets the positions next."""
-    expected = run(requests_for.engine(), requests_for.text("t", max_tokens=20))["t"].ids
-    engine = requests_for.engine(kv_positions=128)
+    """Neither the poisoned prefix nor the poisoned positions reach anybody else."""
+    bad = requests_for.text("bad", "b" * 60, images=(77,), max_tokens=3)
+    good = requests_for.text("good", max_tokens=20)
+    expected = run(requests_for.engine(), bad, good)
+    engine = requests_for.engine(kv_positions=128, vision_cache_bytes=0)
     encode = requests_for.model.encode_images
     poisoned = torch.full((1, 16, requests_for.model.config.backbone.width), math.nan)
     requests_for.model.encode_images = lambda _: poisoned
     try:
-        log = run(
-            engine,
-            requests_for.text("bad", "b" * 60, images=(77,), max_tokens=3),
-            requests_for.text("t", max_tokens=20),
-        )
+        log = run(engine, bad, good)
     finally:
         requests_for.model.encode_images = encode
-    assert isinstance(log["bad"].end, Failed)
-    assert log["t"].ids == expected
-    again = run(engine, *[requests_for.text(f"t{n}", max_tokens=20) for n in range(3)])
-    assert all(again[f"t{n}"].ids == expected for n in range(3))
+    assert isinstance(log["bad"].end.error, StepError)
+    assert log["good"].ids == expected["good"].ids
+    assert all(layer.isfinite().all() for layer in engine._runner._kv.layers)
+    assert run(engine, bad)["bad"].ids == expected["bad"].ids
 
 
 def test_a_picture_that_cannot_be_decoded_fails(requests_for: Requests) -> None:
