@@ -65,8 +65,9 @@ class ServerInThread:
 
     def is_idle(self) -> bool:
         """Whether the engine has nothing to do and holds no slot."""
-        stats = self.context.dispatcher.service.stats()
-        return (stats.num_running, stats.num_waiting, stats.kv_usage) == (0, 0, 0)
+        service = self.context.dispatcher.service
+        stats = service.stats()
+        return (service.num_live, stats.num_running, stats.kv_usage) == (0, 0, 0)
 
 
 def wait_until(condition, timeout_s: float = START_S) -> None:

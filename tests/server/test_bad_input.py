@@ -50,7 +50,6 @@ def refused(client: httpx2.Client, url: str, body: object, *, status: int = 400)
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
             "messages.0.content.0.image_url",
         ),
-        ({"messages": [{"role": "user", "content": "a \ud800 b"}]}, "messages"),
         ({"messages": [{"role": "user", "content": "word " * 50_000}]}, "messages.0.content"),
         ({"messages": [{"role": "user", "content": "word " * 1500}]}, "messages"),
         ({"temperature": -0.1}, "temperature"),
@@ -185,6 +184,8 @@ def test_numbers_that_are_none_are_refused(
         b'{"messages": "\xff"}',
         b'{"n": ' + b"9" * 5000 + b"}",
         b"\x00" * 100,
+        # Half a surrogate pair is no character.
+        b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
     ],
 )
 def test_a_body_that_is_no_json_object(client: httpx2.Client, body: bytes):
