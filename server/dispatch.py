@@ -55,8 +55,7 @@ class Dispatcher:
         self.service.start()
 
     async def drain(self, grace_s: float) -> bool:
-        """Take no new work and wait for the rest; whether it ended in time. Then stop the
-        engine."""
+        """Take no new work, wait for the rest, stop the engine; whether all ended in time."""
         self.draining = True
         done = await asyncio.to_thread(self.service.drain, grace_s)
         await self.stop()

@@ -1,0 +1,74 @@
+"""The table from error classes to OpenAI's error object."""
+
+import inspect
+import json
+
+import pytest
+
+from janus_core import errors
+from janus_core.errors import (
+    CapacityError,
+    ContextLengthError,
+    DrainingError,
+    EngineDeadError,
+    ImageInputError,
+    JanusError,
+    ParameterError,
+    PromptError,
+    QueueFullError,
+    RequestError,
+    StepError,
+)
+from server.errors import field_path, reply_for
+
+CLASSES = [cls for _, cls in inspect.getmembers(errors, inspect.isclass)]
+
+
+@pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
+def test_every_class_has_an_answer_with_all_four_keys(cls: type[JanusError]):
+    error = cls("Why.", retry_after_s=2.5) if issubclass(cls, CapacityError) else cls("Why.")
+    reply = reply_for(error)
+    body = json.loads(reply.response().body)["error"]
+    assert body.keys() == {"message", "type", "param", "code"}
+    assert (reply.status < 500) == issubclass(cls, RequestError | QueueFullError)
+    assert reply.headers().get("retry-after") == ("3" if issubclass(cls, CapacityError) else None)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "type_", "param", "code"),
+    [
+        (ParameterError("M.", param="n"), 400, "invalid_request_error", "n", None),
+        (PromptError("M.", param="prompt"), 400, "invalid_request_error", "prompt", None),
+        (
+            ContextLengthError("M.", param="messages"),
+            *(400, "invalid_request_error", "messages", "context_length_exceeded"),
+        ),
+        (
+            ImageInputError("M.", param="x", code="image_too_large"),
+            *(400, "invalid_request_error", "x", "image_too_large"),
+        ),
+        (
+            RequestError("M.", param="model", code="model_not_found"),
+            *(404, "invalid_request_error", "model", "model_not_found"),
+        ),
+        (QueueFullError("M.", retry_after_s=1), 429, "rate_limit_error", None, "queue_full"),
+        (DrainingError("M.", retry_after_s=1), 503, "service_unavailable", None, "draining"),
+        (EngineDeadError("M."), 503, "service_unavailable", None, "engine_dead"),
+        (StepError("M."), 500, "server_error", None, "step_failed"),
+    ],
+)
+def test_the_table(error: JanusError, status: int, type_: str, param: str | None, code: str | None):
+    reply = reply_for(error)
+    assert (reply.status, reply.type, reply.param, reply.code) == (status, type_, param, code)
+
+
+def test_what_an_exception_said_stays_in_the_log():
+    assert "/root" not in reply_for(StepError("cannot read /root/x")).message
+    assert "/root" not in reply_for(JanusError("cannot read /root/x")).message
+    assert reply_for(StepError("M.")).headers()["x-should-retry"] == "false"
+
+
+def test_a_field_has_a_path():
+    assert field_path(("body", "messages", 0, "content", 1, "text")) == "messages.0.content.1.text"
+    assert field_path(("body",)) == ""
+    assert len(field_path(("body", "x" * 10_000))) == 200
