@@ -97,12 +97,13 @@ def gumbel_noise(
         states = np.array(seeds, dtype=np.uint64)
         places = np.array(positions, dtype=np.uint64)
         keys = _mix_array(_mix_array(states) + (places + np.uint64(1)) * np.uint64(_GAMMA))
-    keys_R = torch.from_numpy(keys.view(np.int64)).to(device)
-    counts_V = torch.arange(1, num_tokens + 1, device=device)
-    bits_RV = _mix_tensor(keys_R[:, None] + counts_V * _signed(_GAMMA))
-    uniform_RV = _shift_right(bits_RV, 32).to(torch.float32).add_(0.5).mul_(2.0**-32)
-    exponential_RV = uniform_RV.clamp_(max=1.0 - 2.0**-24).neg_().log1p_().neg_()
-    return exponential_RV.log_().neg_()
+        # NumPy has unsigned shifts, and so does on a CPU in ten operators what takes torch twenty.
+        if device.type == "cpu":
+            bits_RV = torch.from_numpy(_bits_array(keys, num_tokens))
+        else:
+            bits_RV = _bits_tensor(torch.from_numpy(keys.view(np.int64)).to(device), num_tokens)
+    minus_uniform_RV = bits_RV.add_(0.5).mul_(-(2.0**-32)).clamp_(min=2.0**-24 - 1.0)
+    return minus_uniform_RV.log1p_().neg_().log_().neg_()
 
 
 def _edit(logits_RV: torch.Tensor, rows: Sequence[SamplingRow]) -> None:
@@ -186,6 +187,20 @@ def _columns(
         torch.tensor(tokens, dtype=torch.int64, device=device),
         torch.tensor(values, dtype=torch.float32, device=device),
     )
+
+
+def _bits_array(keys_R: _UINT64, num_tokens: int) -> npt.NDArray[np.float32]:
+    """The upper 32 bits of the first `num_tokens` numbers of each stream, `[R, num_tokens]`."""
+    counts_V = np.arange(1, num_tokens + 1, dtype=np.uint64) * np.uint64(_GAMMA)
+    bits_RV = _mix_array(keys_R[:, None] + counts_V) >> np.uint64(32)
+    return bits_RV.astype(np.float32)
+
+
+def _bits_tensor(keys_R: torch.Tensor, num_tokens: int) -> torch.Tensor:
+    """The same on any device; keys as int64."""
+    counts_V = torch.arange(1, num_tokens + 1, device=keys_R.device)
+    bits_RV = _mix_tensor(keys_R[:, None] + counts_V * _signed(_GAMMA))
+    return _shift_right(bits_RV, 32).to(torch.float32)
 
 
 def _mix_array(state: _UINT64) -> _UINT64:

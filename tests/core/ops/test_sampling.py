@@ -4,11 +4,18 @@ import math
 import random
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 
 from janus_core.engine.request import SamplingParams
-from janus_core.ops.sampling import SamplingRow, gumbel_noise, sample
+from janus_core.ops.sampling import (
+    SamplingRow,
+    _bits_array,
+    _bits_tensor,
+    gumbel_noise,
+    sample,
+)
 
 CPU = torch.device("cpu")
 MASK = 2**64 - 1
@@ -86,6 +93,16 @@ def test_noise_equals_the_slow_twin(seed: int) -> None:
     for row, (row_seed, position) in zip(noise.tolist(), [(seed, 3), (5, 0)], strict=True):
         expected = [twin_noise(row_seed, position, token) for token in range(200)]
         assert row == pytest.approx(expected, rel=1e-5, abs=1e-6)
+
+
+def test_arrays_and_tensors_hold_the_same_noise() -> None:
+    """What a CPU computes with NumPy and a GPU with torch."""
+    keys = np.random.default_rng(0).integers(0, 2**64, size=3, dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        array = _bits_array(keys, 500)
+    tensor = _bits_tensor(torch.from_numpy(keys.view(np.int64)), 500)
+    assert np.array_equal(array, tensor.numpy())
+    assert len(np.unique(array)) == array.size
 
 
 def test_noise_is_standard_gumbel() -> None:
