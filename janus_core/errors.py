@@ -14,8 +14,8 @@
           - StepError           a step failed; only the requests it belonged to are lost
           - EngineDeadError     the engine has stopped; nothing more will be answered
 
-Knows no HTTP: status codes are a table at the edge (`server/errors.py`). Messages are full sentences
-that name the offending value and the limit.
+Knows no HTTP: status codes are a table at the edge (`server/errors.py`). Messages are full
+sentences that name the offending value and the limit.
 """
 
 
@@ -28,7 +28,7 @@ class JanusError(Exception):
 
 
 class RequestError(JanusError):
-    """The client's fault. `param` names the field, `code` is OpenAI's error code when it has one."""
+    """The client's fault. `param` names the field, `code` is OpenAI's code if it has one."""
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
@@ -52,7 +52,7 @@ class ContextLengthError(RequestError):
 
 
 class ImageInputError(RequestError):
-    """An input image cannot be decoded or exceeds a limit; `code` is one of OpenAI's image codes."""
+    """An input image cannot be decoded or exceeds a limit; `code` is OpenAI's image code."""
 
 
 class CheckpointError(JanusError):

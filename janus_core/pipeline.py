@@ -221,6 +221,7 @@ class Pipeline:
                 ignore_eos=options.ignore_eos,
                 min_tokens=min(options.min_tokens, room),
                 logprobs=options.logprobs,
+                strip_start=not options.continue_final,
                 tenant=tenant,
             )
             for index, seed in enumerate(_seeds(options.seed, options.n))

@@ -69,7 +69,8 @@ class TextRequest:
     """A prompt, possibly with images, to be answered in text.
 
     `logprobs`: None for none, else how many alternatives (0..20) to report beside the sampled
-    token. `tenant` salts the prefix and vision caches: equal prompts of different tenants share
+    token. `strip_start` drops white space before the answer's first character: the prompt's format
+    ends in a colon, and the models were trained to follow it with a space. `tenant` salts the prefix and vision caches: equal prompts of different tenants share
     nothing.
     """
 
@@ -84,6 +85,7 @@ class TextRequest:
     ignore_eos: bool = False
     min_tokens: int = 0
     logprobs: int | None = None
+    strip_start: bool = False
     tenant: str = ""
 
     def __post_init__(self) -> None:

@@ -2,7 +2,8 @@
 
 Owns the text of one answer that is not out yet; knows neither torch nor the scheduler. Invariant:
 text that left never contains a stop string (unless it was asked for), however the characters were
-cut into tokens, and without a stop string the pieces joined are the whole text.
+cut into tokens, and without a stop string the pieces joined are the whole text (from its first
+character on, if the request strips its start).
 """
 
 from typing import Protocol
@@ -67,6 +68,7 @@ class TextOutput:
         if not request.ignore_eos:
             self._stop_ids |= {eos_id}
         self._stop_strings = StopStrings(request.stop, include_stop=request.include_stop)
+        self._strips = request.strip_start
         self._num_tokens = 0
 
     def push(self, token: SampledToken) -> tuple[TextDelta | None, FinishReason | None]:
@@ -83,6 +85,9 @@ class TextOutput:
         text = self._detokenizer.push(token.token_id) if is_visible else ""
         if ends:
             text += self._detokenizer.flush()
+        if self._strips:
+            text = text.lstrip()
+            self._strips = not text
         matched = False
         if self._num_tokens >= request.min_tokens:
             text, matched = self._stop_strings.push(text)

@@ -29,15 +29,11 @@ def answer(
     if system is not None:
         messages.insert(0, Message("system", (system,)))
     requests = pipeline.text_requests(messages, options, request_id="ask")
-    started = False
     for event in pipeline.run(requests):
         if isinstance(event, Failed):
             raise event.error
         if isinstance(event, TextDelta):
-            # The space between "Assistant:" and the answer belongs to the prompt's format.
-            text = event.text if started else event.text.lstrip()
-            started = started or bool(text)
-            typer.echo(text, nl=False)
+            typer.echo(event.text, nl=False)
     typer.echo()
 
 

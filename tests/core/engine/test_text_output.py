@@ -12,7 +12,7 @@ EOS = 0
 
 
 class Letters:
-    """Token `n` is the `n`th letter; 99 is half a character, 98 its other half."""
+    """Token `n` is the `n`th letter; 99 is half a character, 98 its other half, 97 a space."""
 
     def __init__(self) -> None:
         self.half = False
@@ -24,7 +24,7 @@ class Letters:
         if token_id == 98 and self.half:
             self.half = False
             return "\N{SNOWMAN}"
-        return chr(96 + token_id)
+        return " " if token_id == 97 else chr(96 + token_id)
 
     def flush(self) -> str:
         return "\N{REPLACEMENT CHARACTER}" if self.half else ""
@@ -70,6 +70,12 @@ def test_a_stop_id_ends_the_answer() -> None:
 def test_half_a_character_is_flushed_at_the_end() -> None:
     assert answer([1, 99, 98], max_tokens=3)[0] == "a\N{SNOWMAN}"
     assert answer([1, 99], max_tokens=2)[0] == "a\N{REPLACEMENT CHARACTER}"
+
+
+def test_only_the_start_is_stripped() -> None:
+    ids = [97, 97, 1, 97, 2, EOS]
+    assert answer(ids, strip_start=True) == ("a b", ids[:-1], "stop", 6)
+    assert answer(ids)[0] == "  a b"
 
 
 def test_a_stop_string_over_several_tokens_never_shows() -> None:
