@@ -74,12 +74,14 @@ class Attention(nn.Module):
         groups: tuple[SpanGroup, ...],
     ) -> torch.Tensor:
         """Write the rows' keys and values to the pool, then attend; returns `[T, D]`."""
-        num_rotated = self.num_heads + self.num_kv_heads
-        heads = self.qkv_proj(x_TD).view(-1, num_rotated + self.num_kv_heads, self.head_dim)
-        qk = rotate(heads[:, :num_rotated], rotary_T21H)
-        kv_2KPH[0].index_copy_(1, cache_positions_T, qk[:, self.num_heads :].transpose(0, 1))
-        kv_2KPH[1].index_copy_(1, cache_positions_T, heads[:, num_rotated:].transpose(0, 1))
-        out_TNH = attend(qk[:, : self.num_heads], kv_2KPH, groups)
+        num_heads, num_kv_heads = self.num_heads, self.num_kv_heads
+        heads = self.qkv_proj(x_TD).view(-1, num_heads + 2 * num_kv_heads, self.head_dim)
+        qk = heads[:, : num_heads + num_kv_heads]
+        qk.copy_(rotate(qk, rotary_T21H))
+        # Keys and values lie side by side: one write serves both.
+        new_T2KH = heads[:, num_heads:].view(-1, 2, num_kv_heads, self.head_dim)
+        kv_2KPH.index_copy_(2, cache_positions_T, new_T2KH.permute(1, 2, 0, 3))
+        out_TNH = attend(heads[:, :num_heads], kv_2KPH, groups)
         projected: torch.Tensor = self.o_proj(out_TNH.flatten(1))
         return projected
 
