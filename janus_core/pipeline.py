@@ -118,7 +118,6 @@ class Pipeline:
         self.prompts = PromptBuilder.load(directory, tokenizer=tokenizer, config=config)
         self.image_processor = ImageProcessor.load(directory)
         self.default_guidance = _default_guidance(directory)
-        self._check()
 
     @classmethod
     def load(
@@ -141,6 +140,7 @@ class Pipeline:
         directory = resolve_checkpoint(model or str(EMBEDDED_CHECKPOINT), revision=revision)
         config = read_config(directory)
         tokenizer = Tokenizer.load(directory)
+        _check_agreement(directory, config, tokenizer=tokenizer)
         network = load_model(directory, device=placement.device, dtype=placement.dtype)
         fitted = fit(settings or EngineSettings(), config, placement)
         return cls(
@@ -284,21 +284,6 @@ class Pipeline:
                     open_ids.discard(event.request_id)
                 yield event
 
-    def _check(self) -> None:
-        """Refuse files of one checkpoint that contradict each other."""
-        rows, used = self.config.backbone.vocab_size, self.tokenizer.num_ids
-        if used > rows:
-            raise CheckpointError(
-                f"The tokenizer of {self.directory} has {used} ids, but the embedding table only "
-                f"{rows} rows."
-            )
-        wanted, made = self.config.vision.image_size, self.image_processor.image_size
-        if wanted != made:
-            raise CheckpointError(
-                f"The image processor of {self.directory} makes squares of {made} pixels, but the "
-                f"vision tower takes {wanted}."
-            )
-
     def _check_stop_ids(self, ids: Sequence[int]) -> None:
         limit = self.config.backbone.vocab_size
         for id in ids:
@@ -307,6 +292,22 @@ class Pipeline:
                     f"stop_token_ids names token {id}, but ids are within [0, {limit}).",
                     param="stop_token_ids",
                 )
+
+
+def _check_agreement(directory: Path, config: ModelConfig, *, tokenizer: Tokenizer) -> None:
+    """Refuse files of one checkpoint that contradict each other."""
+    rows, used = config.backbone.vocab_size, tokenizer.num_ids
+    if used > rows:
+        raise CheckpointError(
+            f"The tokenizer of {directory} has {used} ids, but the embedding table only {rows} "
+            "rows."
+        )
+    wanted, made = config.vision.image_size, ImageProcessor.load(directory).image_size
+    if wanted != made:
+        raise CheckpointError(
+            f"The image processor of {directory} makes squares of {made} pixels, but the vision "
+            f"tower takes {wanted}."
+        )
 
 
 def _text_sampling(options: TextOptions, seed: int) -> SamplingParams:

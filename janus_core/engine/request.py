@@ -70,8 +70,8 @@ class TextRequest:
 
     `logprobs`: None for none, else how many alternatives (0..20) to report beside the sampled
     token. `strip_start` drops white space before the answer's first character: the prompt's format
-    ends in a colon, and the models were trained to follow it with a space. `tenant` salts the prefix and vision caches: equal prompts of different tenants share
-    nothing.
+    ends in a colon, and the models were trained to follow it with a space. `tenant` salts the
+    prefix and vision caches: equal prompts of different tenants share nothing.
     """
 
     id: str
