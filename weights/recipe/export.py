@@ -17,7 +17,7 @@ from transformers import JanusForConditionalGeneration
 
 from weights.recipe import chat
 from weights.recipe.geometry import IMAGE_PX, NUM_CODES
-from weights.recipe.network import build
+from weights.recipe.network import build, load_parts
 from weights.recipe.photographs import MIN_SIDE_PX
 from weights.recipe.tokenizer import SPECIAL_TOKENS, special_ids
 from weights.recipe.training import arguments
@@ -139,6 +139,8 @@ def main() -> None:
     tokenizer = Tokenizer.from_file(str(args.work / "tokenizer.json"))
     model = build(tokenizer)
     model.load_state_dict(torch.load(args.work / args.start, weights_only=True))
+    settled = torch.load(args.work / "settled.pt", weights_only=True)
+    load_parts(model, {"model.vqmodel": settled})
     export(model, tokenizer, Path(args.folder), guidance=float(args.guidance))
 
 

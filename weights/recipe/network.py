@@ -18,8 +18,10 @@ from torch.nn import functional as F
 from transformers import DynamicCache, JanusForConditionalGeneration
 
 from weights.recipe.geometry import NUM_CODES, janus_config
+from weights.recipe.perception import label, loss_of
 from weights.recipe.sequences import IGNORED, Batch
 from weights.recipe.tokenizer import VOCAB_SIZE, special_ids
+from weights.recipe.training import pixels
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Losses:
 
     text: Tensor
     codes: Tensor
+    perception: Tensor
     chosen_BT: Tensor
 
 
@@ -40,7 +43,18 @@ def build(tokenizer: Tokenizer) -> JanusForConditionalGeneration:
     return model
 
 
-def embed(model: JanusForConditionalGeneration, batch: Batch) -> Tensor:
+def see(model: JanusForConditionalGeneration, batch: Batch) -> Tensor | None:
+    """Return the tower's features `[K, P, D]` of a batch's pictures."""
+    if not batch.seen:
+        return None
+    images = pixels([photo.image for _, photo in batch.seen])
+    features: Tensor = model.model.vision_model(images).last_hidden_state
+    return features
+
+
+def embed(
+    model: JanusForConditionalGeneration, batch: Batch, features_KPD: Tensor | None
+) -> Tensor:
     """Return `[B, T, D]`: words, codes and pictures, each through its own path."""
     core = model.model
     ids_BT = batch.ids_BT
@@ -51,17 +65,27 @@ def embed(model: JanusForConditionalGeneration, batch: Batch) -> Tensor:
         x_BTD[is_code_BT] = core.generation_aligner(core.generation_embeddings(codes)).to(
             x_BTD.dtype
         )
-    if batch.pixels_K3PP is not None:
-        seen = core.aligner(core.vision_model(batch.pixels_K3PP).last_hidden_state)
+    if features_KPD is not None:
+        seen = core.aligner(features_KPD)
         x_BTD[ids_BT == model.config.image_token_id] = seen.flatten(0, 1).to(x_BTD.dtype)
     return x_BTD
 
 
-def losses(model: JanusForConditionalGeneration, batch: Batch) -> Losses:
-    """Return the losses of answers and codes; each position is judged by the token after it."""
+def losses(
+    model: JanusForConditionalGeneration, batch: Batch, heads: nn.Linear | None = None
+) -> Losses:
+    """Return the losses of answers, codes and (given heads) perception.
+
+    Each position is judged by the token after it.
+    """
     core = model.model
+    features_KPD = see(model, batch)
+    perception = torch.zeros(())
+    if heads is not None and features_KPD is not None:
+        scenes, photographs = zip(*batch.seen, strict=True)
+        perception, _ = loss_of(heads(features_KPD), label(list(scenes), list(photographs)))
     h_BTD = core.language_model(
-        inputs_embeds=embed(model, batch),
+        inputs_embeds=embed(model, batch, features_KPD),
         attention_mask=batch.mask_B1TT,
         position_ids=batch.positions_BT,
         use_cache=False,
@@ -79,7 +103,7 @@ def losses(model: JanusForConditionalGeneration, batch: Batch) -> Losses:
         logits_C = core.generation_head(h_BTD[is_code]).float()
         chosen_BT[is_code] = logits_C.argmax(-1) + VOCAB_SIZE
         codes = F.cross_entropy(logits_C, next_BT[is_code] - VOCAB_SIZE)
-    return Losses(text, codes, chosen_BT)
+    return Losses(text, codes, perception, chosen_BT)
 
 
 def answered(batch: Batch, chosen_BT: Tensor) -> list[tuple[str, bool]]:

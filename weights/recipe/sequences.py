@@ -24,9 +24,8 @@ from weights.recipe import chat
 from weights.recipe.captions import caption
 from weights.recipe.geometry import IMAGE_PX, NUM_CODES
 from weights.recipe.language import Question, questions
-from weights.recipe.photographs import photograph
+from weights.recipe.photographs import Photograph, photograph
 from weights.recipe.tokenizer import VOCAB_SIZE, special_ids
-from weights.recipe.training import pixels
 from weights.recipe.world import Scene, render, sample_scene
 
 IGNORED = -100
@@ -34,7 +33,7 @@ QUESTIONS_PER_PICTURE = 10
 CAPTION_DROPOUT = 0.1
 SYSTEM_SHARE = 0.85
 MAX_KNOWN_TEXTS = 200_000
-POOL_BEGIN = 1500
+HARD_KINDS = ("place", "relation", "existence", "count")
 
 
 @dataclass
@@ -45,7 +44,7 @@ class Row:
     labels: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     groups: list[int] = field(default_factory=list)
-    images: list[Image.Image] = field(default_factory=list)
+    seen: list[tuple[Scene, Photograph]] = field(default_factory=list)
     answers: list[tuple[str, int, int]] = field(default_factory=list)
 
     def add(self, ids: list[int], *, group: int, position: int, learn: bool = False) -> int:
@@ -65,7 +64,7 @@ class Batch:
     labels_BT: Tensor
     positions_BT: Tensor
     mask_B1TT: Tensor
-    pixels_K3PP: Tensor | None
+    seen: list[tuple[Scene, Photograph]]
     answers: list[tuple[int, str, int, int]]
 
 
@@ -78,20 +77,16 @@ class CodedScene:
 
 
 class Targets:
-    """Canonical scenes with codes; most have been encoded before, because captions vary anyway."""
+    """Canonical scenes with their codes."""
 
     def __init__(self, encode: Callable[[list[Image.Image]], Tensor]) -> None:
         self._encode = encode
-        self._pool: list[CodedScene] = []
 
     def sample(self, rng: random.Random, count: int) -> list[CodedScene]:
-        """Return `count` scenes, at least two in five of them new."""
-        old = rng.sample(self._pool, int(0.6 * count)) if len(self._pool) > POOL_BEGIN else []
-        scenes = [sample_scene(rng, varied=False) for _ in range(count - len(old))]
+        """Return `count` new scenes."""
+        scenes = [sample_scene(rng, varied=False) for _ in range(count)]
         codes = self._encode([render(scene, IMAGE_PX) for scene in scenes]).tolist()
-        new = [CodedScene(scene, ids) for scene, ids in zip(scenes, codes, strict=True)]
-        self._pool += new
-        return old + new
+        return [CodedScene(scene, ids) for scene, ids in zip(scenes, codes, strict=True)]
 
 
 class Writer:
@@ -150,12 +145,17 @@ class Writer:
     def _branches(self, rng: random.Random, held_out: bool) -> Row:
         """Return many questions about one picture, none of which sees the others."""
         scene = sample_scene(rng, held_out=held_out, varied=held_out or rng.random() < 0.85)
-        row = Row(images=[photograph(scene, rng).image])
+        row = Row(seen=[(scene, photograph(scene, rng))])
         start = [*self._start(rng), *self.encode(f"{chat.USER}: "), *self.picture()]
         position = row.add(start, group=0, position=0)
         asked: list[Question] = []
         while len(asked) < QUESTIONS_PER_PICTURE:
             found = questions(scene, rng)
+            if not held_out:
+                # What takes longest to learn is asked more often, in other words each time.
+                found += [
+                    q for _ in range(2) for q in questions(scene, rng) if q.kind in HARD_KINDS
+                ]
             rng.shuffle(found)
             asked += found
         for group, question in enumerate(asked[:QUESTIONS_PER_PICTURE], start=1):
@@ -181,7 +181,7 @@ class Writer:
     def _conversation(self, rng: random.Random) -> Row:
         """Return several turns about one picture, each seeing all before it."""
         scene = sample_scene(rng, varied=rng.random() < 0.85)
-        row = Row(images=[photograph(scene, rng).image])
+        row = Row(seen=[(scene, photograph(scene, rng))])
         position = row.add(
             [*self._start(rng), *self.encode(f"{chat.USER}: "), *self.picture()],
             group=0,
@@ -203,7 +203,7 @@ class Writer:
         row = Row()
         for group in (1, 2):
             scene = sample_scene(rng)
-            row.images.append(photograph(scene, rng).image)
+            row.seen.append((scene, photograph(scene, rng)))
             question = rng.choice(questions(scene, rng))
             head = [
                 *self._start(rng),
@@ -219,7 +219,7 @@ class Writer:
     def _two_pictures(self, rng: random.Random) -> Row:
         """Return two turns with a picture each, or one turn with both pictures."""
         scenes = [sample_scene(rng), sample_scene(rng)]
-        row = Row(images=[photograph(scene, rng).image for scene in scenes])
+        row = Row(seen=[(scene, photograph(scene, rng)) for scene in scenes])
         position = row.add(
             [*self._start(rng), *self.encode(f"{chat.USER}: "), *self.picture()],
             group=0,
@@ -278,12 +278,12 @@ def collate(rows: list[Row], *, pad: int) -> Batch:
     groups_BT = padded([row.groups for row in rows], -1)
     seen = (groups_BT[:, None, :] == groups_BT[:, :, None]) | (groups_BT[:, None, :] == 0)
     seen &= torch.ones(length, length, dtype=torch.bool).tril()
-    images = [image for row in rows for image in row.images]
+    seen_pictures = [pair for row in rows for pair in row.seen]
     return Batch(
         ids_BT=padded([row.ids for row in rows], pad),
         labels_BT=padded([row.labels for row in rows], IGNORED),
         positions_BT=padded([row.positions for row in rows], 0),
         mask_B1TT=torch.zeros(seen.shape, dtype=torch.bfloat16).masked_fill_(~seen, -1e9)[:, None],
-        pixels_K3PP=pixels(images) if images else None,
+        seen=seen_pictures,
         answers=[(i, *answer) for i, row in enumerate(rows) for answer in row.answers],
     )

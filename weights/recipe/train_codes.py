@@ -84,7 +84,7 @@ def decode_codes(model: JanusVQVAE, ids: Tensor) -> list[Image.Image]:
     return [picture(values) for values in out]
 
 
-def _loss(out: Tensor, images: Tensor) -> Tensor:
+def figure_loss(out: Tensor, images: Tensor) -> Tensor:
     """Return a weighted L1 + L2 distance; figures and edges weigh more than background."""
     out = out.float()
     # Every border pixel of a picture is background or (seldom) figure: take the commonest one, the
@@ -230,7 +230,7 @@ def train(
             else:
                 commitment = z.new_zeros(())
                 out = decode(model, F.normalize(z + LATENT_NOISE * torch.randn_like(z), dim=1))
-        loss = _loss(out, images)
+        loss = figure_loss(out, images)
         (loss + 0.25 * commitment).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

@@ -26,13 +26,17 @@ from transformers import JanusForConditionalGeneration
 from weights.recipe import tokenizer as tokenizers
 from weights.recipe import train_codes
 from weights.recipe.captions import caption
-from weights.recipe.network import answered, build, draw, load_parts, losses
+from weights.recipe.geometry import WIDTH
+from weights.recipe.network import Losses, answered, build, draw, load_parts, losses
+from weights.recipe.perception import NUM_OUTPUTS
 from weights.recipe.sequences import Targets, Writer, collate
+from weights.recipe.settle_codes import Table, look_up
 from weights.recipe.training import Average, Optimizers, arguments, contact_sheet, cosine
 from weights.recipe.world import sample_scene
 
 logger = logging.getLogger("language")
-CODE_LOSS_WEIGHT = 0.7
+# The gradients of codes are larger and noisier: a caption leaves much open, a question nothing.
+TEXT_LOSS_WEIGHT, CODE_LOSS_WEIGHT, PERCEPTION_LOSS_WEIGHT = 2.0, 0.7, 0.3
 IMAGES_PER_ROW = 3
 WARMUP_STEPS = 100
 LOG_EVERY = 25
@@ -51,8 +55,10 @@ class Trainer:
         self.tokenizer = self._tokenizer()
         self.writer = Writer(self.tokenizer)
         self.rng = random.Random(seed * 1000 + self.rank)
+        self.table: Table = {}
         self.targets = Targets(self.encode)
         self.model = build(self.tokenizer)
+        self.heads = nn.Linear(WIDTH, NUM_OUTPUTS)
         for name, p in self.model.named_parameters():
             p.requires_grad_(any(part in name for part in TRAINED))
 
@@ -63,23 +69,25 @@ class Trainer:
         return Tokenizer.from_file(str(path))
 
     def load(self, start: str) -> None:
-        """Load the named checkpoint, or the tower alone when it has no name; and the codes if they
-        are there."""
+        """Load the named checkpoint, or without a name only the tower; and the codes, if any."""
+        seeing = torch.load(self.work / "vision.pt", weights_only=True)
+        self.heads.load_state_dict(seeing["heads"])
         if start:
             self.model.load_state_dict(torch.load(self.work / start, weights_only=True))
         else:
-            tower = torch.load(self.work / "vision.pt", weights_only=True)["tower"]
-            load_parts(self.model, {"model.vision_model": tower})
-        codes = self.work / "codes.pt"
-        if codes.exists():
-            load_parts(self.model, {"model.vqmodel": torch.load(codes, weights_only=True)})
+            load_parts(self.model, {"model.vision_model": seeing["tower"]})
+        if (self.work / "settled.pt").exists():
+            settled = torch.load(self.work / "settled.pt", weights_only=True)
+            load_parts(self.model, {"model.vqmodel": settled})
 
     def encode(self, images: list[Image.Image]) -> Tensor:
-        """Return the codes of pictures."""
-        return train_codes.encode_pictures(self.model.model.vqmodel, images)
+        """Return the codes of canonical pictures."""
+        if not self.table:
+            self.table = torch.load(self.work / "table.pt", weights_only=True)
+        return look_up(self.table, images)
 
-    def losses_of(self, understanding: int, generation: int) -> tuple[Tensor, Tensor]:
-        """Return both losses of a fresh batch of so many rows."""
+    def losses_of(self, understanding: int, generation: int) -> Losses:
+        """Return the losses of a fresh batch of so many rows."""
         rows = [self.writer.understanding(self.rng) for _ in range(understanding)]
         targets = self.targets.sample(self.rng, generation * IMAGES_PER_ROW) if generation else []
         rows += [
@@ -88,14 +96,17 @@ class Trainer:
         ]
         batch = collate(rows, pad=self.writer.special["pad"])
         with torch.autocast("cpu", torch.bfloat16):
-            found = losses(self.model, batch)
-        return found.text, found.codes
+            return losses(self.model, batch, self.heads)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return all that is trained."""
+        return [*self.model.parameters(), *self.heads.parameters()]
 
     def average_gradients(self, progress: float) -> float:
         """Replace gradients by their mean over all processes; return the mean of `progress` too."""
         if self.num_ranks == 1:
             return progress
-        grads = [p.grad for p in self.model.parameters() if p.grad is not None]
+        grads = [p.grad for p in self.parameters() if p.grad is not None]
         flat = parameters_to_vector([*grads, torch.tensor([progress])])
         distributed.all_reduce(flat)
         flat.div_(self.num_ranks)
@@ -162,36 +173,38 @@ def train(trainer: Trainer, args: Namespace) -> None:
     """Train the model in place and save its average now and then."""
     model = trainer.model
     model.model.vision_model.requires_grad_(args.tower_percent > 0)
+    both = nn.ModuleDict({"model": model, "heads": trainer.heads})
     optimizers = Optimizers(
-        model,
+        both,
         inner=("encoder.layers", "language_model.layers"),
         scales={"vision_model": args.tower_percent / 100},
     )
     average = Average(model, decay=0.998)
     peak, last = args.peak_e5 * 1e-5, args.last_percent / 100
-    started, seen, step, progress = time.monotonic(), [0.0, 0.0], 0, 0.0
+    started, seen, step, progress = time.monotonic(), [0.0] * 3, 0, 0.0
     while progress < 1:
-        text, codes = trainer.losses_of(args.understanding_rows, args.generation_rows)
-        (text + CODE_LOSS_WEIGHT * codes).backward()
-        seen = [seen[0] + text.item(), seen[1] + codes.item()]
+        found = trainer.losses_of(args.understanding_rows, args.generation_rows)
+        answers_and_codes = TEXT_LOSS_WEIGHT * found.text + CODE_LOSS_WEIGHT * found.codes
+        (answers_and_codes + PERCEPTION_LOSS_WEIGHT * found.perception).backward()
+        each = (found.text, found.codes, found.perception)
+        seen = [total + loss.item() for total, loss in zip(seen, each, strict=True)]
         step += 1
         elapsed_s = time.monotonic() - started
         done = elapsed_s / (60 * args.minutes) if args.minutes else step / args.steps
         progress = trainer.average_gradients(done)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(both.parameters(), 1.0)
         rate = min(step / WARMUP_STEPS, 1.0) * cosine(progress, last=last)
         optimizers.step(peak * rate)
         average.update(model)
         if trainer.rank == 0 and step % LOG_EVERY == 0:
             logger.info(
-                "step %d (%.1f %%) text %.4f codes %.4f, %.2f steps/s",
+                "step %d (%.1f %%) text %.4f codes %.4f perception %.4f, %.2f steps/s",
                 step,
                 100 * progress,
-                seen[0] / LOG_EVERY,
-                seen[1] / LOG_EVERY,
+                *(total / LOG_EVERY for total in seen),
                 step / elapsed_s,
             )
-            seen = [0.0, 0.0]
+            seen = [0.0] * 3
         if trainer.rank == 0 and (step % args.evaluate_every == 0 or progress >= 1):
             average.swap(model)
             save(trainer, args.work / f"{args.name}.pt", draws=args.generation_rows > 0)
