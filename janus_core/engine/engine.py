@@ -123,13 +123,18 @@ class Engine:
     def submit(self, request: Request) -> None:
         """Queue a request. Raises what `validate` raises, and QueueFullError."""
         self.validate(request)
-        assert request.id not in self._states, f"request {request.id} is live already"
         if self._scheduler.num_waiting >= self.settings.max_waiting:
             raise QueueFullError(
                 f"{self._scheduler.num_waiting} requests are waiting already, the limit is "
                 f"{self.settings.max_waiting}.",
                 retry_after_s=1.0,
             )
+        self.accept(request)
+
+    def accept(self, request: Request) -> None:
+        """Queue a request that was validated, however many wait: what was promised a place must
+        get one, even if text that was set back has filled the queue since."""
+        assert request.id not in self._states, f"request {request.id} is live already"
         state = new_state(
             request,
             config=self._config,

@@ -143,7 +143,7 @@ class EngineService:
             self._changed.wait_for(self._has_reason_to_step)
             self._is_woken = False
             while self._submitted:
-                self._engine.submit(self._submitted.popleft())
+                self._engine.accept(self._submitted.popleft())
             while self._cancelled:
                 self._engine.cancel(self._cancelled.popleft())
             return not self._is_stopping

@@ -155,6 +155,20 @@ def test_a_full_queue_and_an_impossible_request_are_refused_at_once(
     assert 1.0 <= refusal.value.retry_after_s <= 60.0
 
 
+def test_an_accepted_request_keeps_its_place_when_the_queue_fills_behind_it(
+    requests_for: Requests,
+) -> None:
+    """Text that is set back waits again, beyond what the queue may take of new requests."""
+    house = House(requests_for, max_waiting=1)
+    house.service.submit(requests_for.text("t"))
+    house.engine.submit(requests_for.text("waits again"))
+    house.service.start()
+    house.wait(house.has("t", Finished))
+    house.wait(house.has("waits again", Finished))
+    assert house.service.healthy
+    house.service.stop()
+
+
 def test_draining_finishes_what_runs_and_refuses_the_rest(
     house: House, requests_for: Requests
 ) -> None:
