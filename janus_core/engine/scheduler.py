@@ -276,8 +276,10 @@ class Scheduler:
         wait."""
         request, (sequence,) = state.request, state.sequences
         assert isinstance(request, TextRequest), "pictures have their own prefill"
+        if budget <= 0:
+            return 0
         first = sequence.num_computed
-        end = min(len(sequence.tokens), first + max(0, budget))
+        end = min(len(sequence.tokens), first + budget)
         for index, image in enumerate(request.images):
             touches = image.first < end and image.first + image.num_tokens > first
             if not touches or index in state.embedded:

@@ -126,6 +126,8 @@ class House:
             assert len({len(s.tokens) for s in state.sequences}) == 1
         runs = [encode for encode in plan.encodes if encode.runs_tower]
         assert len(runs) <= self.settings.encodes_per_step
+        computing = set(plan.states())
+        assert all(encode.state in computing for encode in plan.encodes), "encoded for nothing"
 
     def run(self, *, max_steps: int = 3000, each: Callable[[], None] = lambda: None) -> None:
         while self.scheduler.has_work:
@@ -255,6 +257,24 @@ def test_one_unseen_image_per_step() -> None:
     assert [(c.state.id, c.num_tokens) for c in first.chunks] == [("a", 30), ("b", 1)]
     assert [(e.state.id, e.index) for e in second.encodes] == [("a", 1)]
     assert [(e.state.id, e.index) for e in third.encodes] == [("b", 0)]
+    house.run()
+
+
+def test_an_image_is_encoded_no_sooner_than_its_tokens_are_computed() -> None:
+    """Behind a prefix that ends inside the image, in a step that has no token left."""
+    house = House(step_token_budget=18)
+    house.add(text("a", 30, images=(seen(1),)))
+    house.step()
+    house.scheduler.remove(house.states["a"], keep_prefix=True)
+    house.embedded.clear()
+    house.add(
+        text("long", 18, first=500),
+        text("again", 30, images=(seen(1),)),
+        image("i", 12, first=700),
+    )
+    plan = house.step()
+    assert house.states["again"].sequences[0].num_computed == 18
+    assert {chunk.state.id for chunk in plan.chunks} == {"long", "i"}
     house.run()
 
 
