@@ -1,4 +1,5 @@
-"""Where the model runs, in which dtype, and how much room that leaves for the KV pool.
+"""Where the model runs, in which dtype, how much room that leaves for the KV pool, and how much work
+a step may be.
 
 Owns the defaults for a machine; knows sizes, but neither weights nor requests. Invariant: a choice
 that this machine cannot honour is refused by name, never replaced in silence.
@@ -10,8 +11,13 @@ from pathlib import Path
 
 import torch
 
-from janus_core.config import ModelConfig
-from janus_core.engine.settings import EngineSettings, bytes_per_position
+from janus_core.config import BackboneConfig, ModelConfig
+from janus_core.engine.settings import (
+    DEFAULT_STEP_TOKENS,
+    MIN_PREFILL_TOKENS,
+    EngineSettings,
+    bytes_per_position,
+)
 from janus_core.errors import CheckpointError, ParameterError
 
 DTYPES = {
@@ -26,6 +32,11 @@ CUDA_SHARE = 0.85
 CUDA_RESERVE_BYTES = 2**30
 CPU_SHARE = 0.25
 CPU_LIMIT_BYTES = 4 * 2**30
+
+# A chunk of a long prompt holds up everyone who is being answered. On a CPU it may do so for half a
+# second; a core was measured at 64 GFLOP/s in large fp32 products, and a step has other work too.
+CPU_STEP_S = 0.5
+CPU_FLOPS_PER_THREAD = 5e10
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,12 +150,16 @@ def fit(
     *,
     reserved_bytes: int = 0,
 ) -> EngineSettings:
-    """The settings with the size of the KV pool decided; call it once the weights are in place.
+    """The settings with the size of the KV pool and the tokens of a step decided; call it once the
+    weights are in place.
 
-    A size that was asked for is left alone. Otherwise the pool gets its share of the free memory
-    less `reserved_bytes` (weights still to be loaded), at most what `max_sequences` of full length
-    could use. Raises CheckpointError if not even one picture fits.
+    What was asked for is left alone. Otherwise the pool gets its share of the free memory less
+    `reserved_bytes` (weights still to be loaded), at most what `max_sequences` of full length could
+    use. Raises CheckpointError if not even one picture fits.
     """
+    if settings.step_token_budget is None:
+        tokens = _step_tokens(config.backbone, placement, max_sequences=settings.max_sequences)
+        settings = replace(settings, step_token_budget=tokens)
     if settings.kv_positions is not None or settings.kv_bytes is not None:
         return settings
     per_position = bytes_per_position(config.backbone, placement.dtype.itemsize)
@@ -164,3 +179,15 @@ def fit(
             "model, or set kv_positions."
         )
     return replace(settings, kv_positions=positions)
+
+
+def _step_tokens(backbone: BackboneConfig, placement: Placement, *, max_sequences: int) -> int:
+    """Tokens of a step: on a CPU as many as take `CPU_STEP_S`, but enough for prefill to go on
+    beside `max_sequences` rows."""
+    tokens = DEFAULT_STEP_TOKENS
+    if placement.device.type == "cpu":
+        heads = 2 * (backbone.num_heads + backbone.num_kv_heads) * backbone.head_dim
+        weights = backbone.num_layers * backbone.width * (heads + 3 * backbone.mlp_width)
+        flops_per_s = torch.get_num_threads() * CPU_FLOPS_PER_THREAD
+        tokens = min(tokens, int(CPU_STEP_S * flops_per_s / (2 * weights)))
+    return max(tokens, max_sequences + MIN_PREFILL_TOKENS)

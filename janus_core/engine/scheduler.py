@@ -87,7 +87,7 @@ class Scheduler:
                 plan.sampling.append(state)
                 plan.chunks += [Chunk(state, sequence, 1) for sequence in state.sequences]
         plan.num_decoding = len(plan.sampling)
-        budget = self._settings.step_token_budget - len(plan.chunks)
+        budget = self._settings.tokens_per_step - len(plan.chunks)
         self._admit(plan, budget)
         self._plan_prefills(plan, budget)
         return plan

@@ -12,6 +12,12 @@ from janus_core.errors import ParameterError
 SLOT_UNIT = 32
 """Slots are multiples of this many positions, and start at one."""
 
+DEFAULT_STEP_TOKENS = 512
+"""Tokens of a step where the machine does not ask for fewer (`janus_core.device.fit`)."""
+
+MIN_PREFILL_TOKENS = 16
+"""Left to prefill by default while as many sequences decode as may."""
+
 SPARE_PROMPT_TOKENS = 256
 """Prompt length assumed beside the codes of a picture when the pool's size is not given."""
 
@@ -22,9 +28,10 @@ class EngineSettings:
 
     The KV pool holds `kv_positions` positions, or what fits into `kv_bytes`; with neither, room for
     `max_sequences` pictures. `max_sequences` bounds the rows of a batch (a guided picture has two),
-    `step_token_budget` the tokens of a step, `max_waiting` the queue. `text_reserve` and
-    `image_reserve` are the fractions of sequences and positions kept from the other kind; text
-    borrows the pictures' while there is no picture, and is set back when one comes.
+    `step_token_budget` the tokens of a step (`tokens_per_step` if it is not given), `max_waiting`
+    the queue. `text_reserve` and `image_reserve` are the fractions of sequences and positions kept
+    from the other kind; text borrows the pictures' while there is no picture, and is set back when
+    one comes.
     `text_growth_tokens` is how far a text slot is reserved ahead. `image_prefill_share` of a step's
     prefill tokens belongs to pictures when text wants all of them. A request that waited
     `patience_steps` for room stops the admission of the other kind. `threaded_rendering` decodes
@@ -34,7 +41,7 @@ class EngineSettings:
     kv_positions: int | None = None
     kv_bytes: int | None = None
     max_sequences: int = 32
-    step_token_budget: int = 512
+    step_token_budget: int | None = None
     max_waiting: int = 256
     prefix_cache: bool = True
     vision_cache_bytes: int = 64 * 2**20
@@ -50,18 +57,25 @@ class EngineSettings:
     def __post_init__(self) -> None:
         if self.kv_positions is not None and self.kv_bytes is not None:
             raise ParameterError("Give kv_positions or kv_bytes, not both.", param="kv_bytes")
-        for name in ("max_sequences", "text_growth_tokens", "patience_steps", "encodes_per_step"):
+        for name in ("max_waiting", "text_growth_tokens", "patience_steps", "encodes_per_step"):
             _at_least(name, getattr(self, name), 1)
-        for name in ("vision_cache_bytes", "max_waiting", "max_pending_previews"):
+        for name in ("vision_cache_bytes", "max_pending_previews"):
             _at_least(name, getattr(self, name), 0)
         _at_least("max_sequences", self.max_sequences, 2)
         # Every running sequence decodes in every step, and prefill needs at least a pair's last
         # tokens.
-        _at_least("step_token_budget", self.step_token_budget, self.max_sequences + 2)
+        _at_least("step_token_budget", self.tokens_per_step, self.max_sequences + 2)
         for name in ("text_reserve", "image_reserve", "image_prefill_share"):
             value = getattr(self, name)
             if not 0.0 <= value < 1.0:
                 raise ParameterError(f"{name} must be within [0, 1), but is {value}.", param=name)
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Most tokens of a step: prefill gets what the decoding rows leave of them."""
+        if self.step_token_budget is not None:
+            return self.step_token_budget
+        return max(DEFAULT_STEP_TOKENS, self.max_sequences + MIN_PREFILL_TOKENS)
 
     def pool_positions(self, config: ModelConfig, *, bytes_per_value: int) -> int:
         """Positions of the KV pool, a multiple of `SLOT_UNIT`; raises ParameterError if there is

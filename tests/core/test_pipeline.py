@@ -272,7 +272,7 @@ def test_placement_by_name() -> None:
 def test_the_pool_fits_the_machine(pipeline: Pipeline) -> None:
     config, cpu = pipeline.config, place("cpu")
     asked = EngineSettings(kv_bytes=2**20)
-    assert fit(asked, config, cpu) is asked
+    assert replace(fit(asked, config, cpu), step_token_budget=None) == asked
     fitted = fit(EngineSettings(max_sequences=4), config, cpu)
     assert fitted.kv_positions == 4 * config.backbone.max_positions
     # A model whose pool would exceed the machine's share gets the share.
@@ -283,3 +283,29 @@ def test_the_pool_fits_the_machine(pipeline: Pipeline) -> None:
     with pytest.raises(CheckpointError, match="Not enough memory on cpu"):
         fit(EngineSettings(), config, cpu, reserved_bytes=2**60)
     assert all(dtype.itemsize in (2, 4) for dtype in DTYPES.values())
+
+
+def test_a_large_model_on_a_cpu_takes_small_steps(pipeline: Pipeline) -> None:
+    """A chunk of 512 tokens of a large model would hold everyone up for seconds."""
+    # The language model of Janus-Pro-1B: 1.2 thousand million weights besides the tables.
+    large = replace(
+        pipeline.config.backbone,
+        width=2048, num_layers=24, num_heads=16, num_kv_heads=16, head_dim=128, mlp_width=5632,
+    )  # fmt: skip
+    config = replace(pipeline.config, backbone=large)
+    settings = EngineSettings(kv_positions=2**14, max_sequences=4)
+    gpu = Placement(torch.device("cuda", 0), torch.bfloat16)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        assert fit(settings, config, place("cpu")).step_token_budget == 20
+        torch.set_num_threads(16)
+        assert 100 < fit(settings, config, place("cpu")).tokens_per_step < 200
+    finally:
+        torch.set_num_threads(before)
+    assert fit(settings, pipeline.config, place("cpu")).step_token_budget == 512
+    assert fit(settings, config, gpu).step_token_budget == 512
+    many = EngineSettings(kv_positions=2**14, max_sequences=600)
+    assert fit(many, config, gpu).tokens_per_step == many.tokens_per_step > 600
+    asked = EngineSettings(kv_positions=2**14, step_token_budget=300)
+    assert fit(asked, config, place("cpu")) is asked
