@@ -1,5 +1,5 @@
-"""Where the model runs, in which dtype, how much room that leaves for the KV pool, and how much work
-a step may be.
+"""Where the model runs, in which dtype, how much room that leaves for the KV pool, and how many
+tokens a step may have there.
 
 Owns the defaults for a machine; knows sizes, but neither weights nor requests. Invariant: a choice
 that this machine cannot honour is refused by name, never replaced in silence.
