@@ -8,7 +8,8 @@ Parameters are named as in the transformers layout (`destinations`), the only na
 knows.
 
 Shape suffixes: T packed tokens, R rows, I guided images, D model width, V text vocabulary, C
-codebook, B images, S image slots (embeddings or codes of one image), E width of a code's vector.
+codebook, B images, S image slots (embeddings or codes of one image), E width of a code's vector, H
+height, W width of a picture's latents.
 """
 
 from collections.abc import Iterator
@@ -137,7 +138,8 @@ class JanusModel(nn.Module):
         # Not `vq.decode(...)`: it would normalise the normalised codebook once more, and a level at
         # the edge of truncation could differ from the original's.
         latents_BSE = F.embedding(codes_BS.to(self.device), vq.quantize.embedding.weight)
-        latents_BEHW = latents_BSE.unflatten(1, (grid, grid)).permute(0, 3, 1, 2).contiguous()
+        latents_BHWE = latents_BSE.view(len(codes_BS), grid, grid, -1)
+        latents_BEHW = latents_BHWE.permute(0, 3, 1, 2).contiguous()
         pixels_BCHW: torch.Tensor = vq.decoder(vq.post_quant_conv(latents_BEHW))
         levels = ((pixels_BCHW.float() + 1) / 2 * 255).clamp(0, 255)
         return levels.permute(0, 2, 3, 1).to(torch.uint8).contiguous()

@@ -11,9 +11,11 @@ from janus_core.models.janus import JanusModel
 from tests.core.models.driving import Driver, Line
 from tests.tiny import BEGIN_OF_IMAGE, BOS, PAD, TinyShape, build_tokenizer, save_tiny_checkpoint
 
-TOLERANCE = 3e-4
-"""Logits reach 16 on the deepest shape, and guidance multiplies the rounding of both rows: this is
-some twenty units in the last place."""
+TOLERANCE = 1e-4
+"""Of the logits of both heads, which reach 16 on the deepest shape."""
+
+GUIDED_TOLERANCE = 3e-4
+"""Guidance 3.5 multiplies the rounding of both rows."""
 
 SHAPES = {
     "default": TinyShape(),
@@ -118,7 +120,7 @@ def test_code_logits_agree_over_the_whole_image(pair: Pair, generator: torch.Gen
     for index, code in enumerate(codes.tolist()):
         last = [state[-1:] for state in states]
         guided = pair.ours.guided_code_logits(last[0], last[1], guidance)
-        assert (guided[0] - expected[index]).abs().max() < TOLERANCE
+        assert (guided[0] - expected[index]).abs().max() < GUIDED_TOLERANCE
         assert (pair.ours.code_logits(last[0])[0] - cond[index]).abs().max() < TOLERANCE
         states = driver.run([(line, [pair.vocab_size + code]) for line in lines])
 
