@@ -2,9 +2,10 @@
 
 Owns the choice of calls for a batch: sequences whose slots lie at equal distances and whose
 contexts are equal (above all the two sequences of a guided image) share one call, without copying
-their keys and values. Knows no weights and no requests. Invariant: a token sees exactly the
-positions of its own slot up to its own; how sequences are grouped changes no result beyond
-rounding.
+their keys and values. On a CPU, sequences that decode one token read ahead to the next multiple of
+`READ_UNIT` positions, masked, so that contexts need not be equal to share a call. Knows no weights
+and no requests. Invariant: a token sees exactly the positions of its own slot up to its own; how
+sequences are grouped changes no result beyond rounding, and on a CPU no bit of a decoded row.
 
 Shape suffixes: T packed tokens, G sequences of a group, N query heads, K key/value heads, H head
 width, P pool positions, Q new tokens of one sequence, L context.
@@ -22,14 +23,19 @@ from janus_core.models.inputs import Span
 BACKEND = "sdpa"
 """What runs below `attend`, for the log and `/version`."""
 
+READ_UNIT = 32
+"""A slot's room is a multiple of it, so reading ahead stays inside. A multiple of every vector
+width: masked positions then fall into lanes of their own and add exact zeros."""
+
 
 @dataclass(frozen=True, slots=True)
 class SpanGroup:
     """Sequences served by one attention call.
 
     Sequence `g` of the group has the `num_tokens` rows from `first + g * num_tokens` (after
-    `AttentionLayout.order`) and the slot at `slot_start + g * slot_stride`. `mask_QL` is given
-    where neither "all" (one new token) nor "causal from position 0" describes what is seen.
+    `AttentionLayout.order`) and the slot at `slot_start + g * slot_stride`, of which `num_read`
+    positions are read. `mask_G1QL` (one for all, or one for each) is given where neither "all" (one
+    new token) nor "causal from position 0" describes what is seen.
     """
 
     first: int
@@ -37,8 +43,8 @@ class SpanGroup:
     num_tokens: int
     slot_start: int
     slot_stride: int
-    context: int
-    mask_QL: torch.Tensor | None
+    num_read: int
+    mask_G1QL: torch.Tensor | None
 
     @property
     def end(self) -> int:
@@ -59,21 +65,26 @@ class AttentionLayout:
 
 def arrange(spans: Sequence[Span], *, device: torch.device) -> AttentionLayout:
     """Group the spans of a batch; done once per step, used by every layer."""
-    ordered = sorted(spans, key=lambda span: (span.num_tokens, span.context, span.slot_start))
+    unit = READ_UNIT if device.type == "cpu" else 1
+
+    def shape(span: Span) -> tuple[int, int]:
+        is_decode = span.num_tokens == 1
+        return span.num_tokens, span.context + (-span.context % unit if is_decode else 0)
+
+    ordered = sorted(spans, key=lambda span: (*shape(span), span.slot_start))
     groups: list[SpanGroup] = []
     first = 0
-    for (num_tokens, context), equals in groupby(ordered, lambda s: (s.num_tokens, s.context)):
-        mask_QL = _mask(num_tokens, context, device=device)
-        for starts in _equidistant([span.slot_start for span in equals]):
-            stride = starts[1] - starts[0] if len(starts) > 1 else 0
+    for (num_tokens, num_read), equals in groupby(ordered, shape):
+        for run in _equidistant(list(equals)):
+            stride = run[1].slot_start - run[0].slot_start if len(run) > 1 else 0
             group = SpanGroup(
                 first=first,
-                num_sequences=len(starts),
+                num_sequences=len(run),
                 num_tokens=num_tokens,
-                slot_start=starts[0],
+                slot_start=run[0].slot_start,
                 slot_stride=stride,
-                context=context,
-                mask_QL=mask_QL,
+                num_read=num_read,
+                mask_G1QL=_mask(run, num_read, device=device),
             )
             groups.append(group)
             first = group.end
@@ -100,14 +111,14 @@ def _attend_group(q_TNH: torch.Tensor, kv_2KPH: torch.Tensor, group: SpanGroup) 
     if group.num_tokens == 1:
         # The query heads that share a key/value head become rows of one query: no repeated keys.
         q_GKQH = q_GQNH.view(group.num_sequences, num_kv_heads, -1, head_dim)
-        out_GKQH = F.scaled_dot_product_attention(q_GKQH, k_GKLH, v_GKLH)
+        out_GKQH = F.scaled_dot_product_attention(q_GKQH, k_GKLH, v_GKLH, attn_mask=group.mask_G1QL)
         return out_GKQH.reshape(group.num_sequences, num_heads, head_dim)
     out_GNQH = F.scaled_dot_product_attention(
         q_GQNH.transpose(1, 2),
         k_GKLH,
         v_GKLH,
-        attn_mask=group.mask_QL,
-        is_causal=group.mask_QL is None,
+        attn_mask=group.mask_G1QL,
+        is_causal=group.mask_G1QL is None,
         enable_gqa=num_kv_heads != num_heads,
     )
     return out_GNQH.transpose(1, 2).reshape(-1, num_heads, head_dim)
@@ -116,7 +127,7 @@ def _attend_group(q_TNH: torch.Tensor, kv_2KPH: torch.Tensor, group: SpanGroup) 
 def _slots(kv_2KPH: torch.Tensor, group: SpanGroup) -> tuple[torch.Tensor, torch.Tensor]:
     """The used part of the group's slots as views `[G, K, L, H]` into the pool."""
     _, num_kv_heads, num_positions, head_dim = kv_2KPH.shape
-    shape = (2, group.num_sequences, num_kv_heads, group.context, head_dim)
+    shape = (2, group.num_sequences, num_kv_heads, group.num_read, head_dim)
     head_stride = num_positions * head_dim
     strides = (num_kv_heads * head_stride, group.slot_stride * head_dim, head_stride, head_dim, 1)
     offset = kv_2KPH.storage_offset() + group.slot_start * head_dim
@@ -124,21 +135,33 @@ def _slots(kv_2KPH: torch.Tensor, group: SpanGroup) -> tuple[torch.Tensor, torch
     return keys, values
 
 
-def _mask(num_tokens: int, context: int, *, device: torch.device) -> torch.Tensor | None:
-    """Which of `context` positions the last `num_tokens` see; None where a flag of SDPA says it."""
-    if num_tokens in (1, context):
+def _mask(run: Sequence[Span], num_read: int, *, device: torch.device) -> torch.Tensor | None:
+    """Which of `num_read` positions the new tokens see; None where a flag of SDPA says it.
+
+    Spans of several tokens have equal contexts, and the last of `num_read` positions is their last.
+    """
+    num_tokens, contexts = run[0].num_tokens, [span.context for span in run]
+    if num_tokens == 1:
+        if contexts == [num_read] * len(run):
+            return None
+        contexts_G111 = torch.tensor(contexts, device=device)[:, None, None, None]
+        return torch.arange(num_read, device=device) < contexts_G111
+    if num_tokens == num_read:
         return None
-    seen = torch.ones(num_tokens, context, dtype=torch.bool, device=device)
-    return seen.tril(context - num_tokens)
+    seen = torch.ones(1, 1, num_tokens, num_read, dtype=torch.bool, device=device)
+    return seen.tril(num_read - num_tokens)
 
 
-def _equidistant(starts: list[int]) -> list[list[int]]:
+def _equidistant(spans: list[Span]) -> list[list[Span]]:
     """Cut into runs of equal distance: [0, 5, 10, 12, 30] -> [0, 5, 10], [12, 30]."""
-    runs: list[list[int]] = []
-    for start in starts:
+    runs: list[list[Span]] = []
+    for span in spans:
         run = runs[-1] if runs else []
-        if len(run) == 1 or (len(run) > 1 and start - run[-1] == run[-1] - run[-2]):
-            run.append(start)
+        if len(run) == 1 or (
+            len(run) > 1
+            and span.slot_start - run[-1].slot_start == run[1].slot_start - run[0].slot_start
+        ):
+            run.append(span)
         else:
-            runs.append([start])
+            runs.append([span])
     return runs

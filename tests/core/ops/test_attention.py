@@ -5,8 +5,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from janus_core.engine.settings import SLOT_UNIT
 from janus_core.models.inputs import Span
-from janus_core.ops.attention import arrange, attend
+from janus_core.ops.attention import READ_UNIT, arrange, attend
 
 CPU = torch.device("cpu")
 SLOT = 32
@@ -62,7 +63,9 @@ def test_equals_the_slow_twin(spans: tuple[Span, ...], num_kv_heads: int) -> Non
     ("spans", "num_calls"),
     [
         ([(0, 1, 0, 9), (1, 1, 64, 9)], 1),  # the pair of a guided image
-        ([(0, 1, 0, 9), (1, 1, 64, 10)], 2),
+        ([(0, 1, 0, 9), (1, 1, 64, 10)], 1),  # decoding, near each other
+        ([(0, 1, 0, 9), (1, 1, 64, 33)], 2),
+        ([(0, 5, 0, 9), (5, 5, 64, 10)], 2),
         ([(i, 1, 32 * i, 9) for i in range(8)], 1),  # four images of one prompt
         ([(0, 1, 0, 9), (1, 1, 32, 9), (2, 1, 96, 9), (3, 1, 160, 9)], 2),
         ([(0, 5, 0, 5), (5, 5, 64, 5)], 1),  # their prefill
@@ -74,3 +77,27 @@ def test_equal_contexts_share_a_call(
     layout = arrange([Span(*span) for span in spans], device=CPU)
     assert len(layout.groups) == num_calls
     assert layout.order_T is None
+
+
+@pytest.mark.parametrize("head_dim", [16, 64, 128])
+def test_no_bit_of_a_decoded_row_depends_on_the_others(head_dim: int) -> None:
+    """Alone, and in one call with rows of other contexts that read as far ahead, or further."""
+    generator = torch.Generator().manual_seed(head_dim)
+    contexts = [1, 7, 16, 31, 32, 33, 40, 63, 64, 65, 96, 100, 200, 511, 512, 513, 600, 601]
+    q_TNH = torch.randn(len(contexts), 4, head_dim, generator=generator)
+    kv_2KPH = torch.randn(2, 4, len(contexts) * 640, head_dim, generator=generator)
+    spans = [Span(i, 1, i * 640, context) for i, context in enumerate(contexts)]
+
+    layout = arrange(spans, device=CPU)
+    order = torch.arange(len(spans)) if layout.order_T is None else layout.order_T
+    together = torch.empty_like(q_TNH)
+    together[order] = attend(q_TNH[order], kv_2KPH, layout.groups)
+
+    assert len(layout.groups) < len(spans)
+    for i, span in enumerate(spans):
+        alone = arrange([Span(0, 1, span.slot_start, span.context)], device=CPU)
+        assert torch.equal(attend(q_TNH[i : i + 1], kv_2KPH, alone.groups)[0], together[i])
+
+
+def test_reading_ahead_stays_in_the_slot() -> None:
+    assert SLOT_UNIT % READ_UNIT == 0
