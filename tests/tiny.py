@@ -71,6 +71,23 @@ class TinyShape:
     seed: int = 0
 
 
+SHAPES = {
+    "default": TinyShape(),
+    "grouped heads": TinyShape(
+        width=48, num_layers=3, num_heads=6, num_kv_heads=2, head_dim=10, mlp_width=80, seed=1
+    ),
+    "one kv head, deep": TinyShape(
+        width=32, num_layers=7, num_heads=4, num_kv_heads=1, head_dim=16, mlp_width=44, seed=2
+    ),
+    "odd sizes": TinyShape(
+        width=36, num_heads=3, num_kv_heads=3, head_dim=14, mlp_width=50, vision_layers=3,
+        patch_size=6, image_size=18, aligner_depth=3, codebook_size=51, code_dim=3,
+        channel_multiplier=(1, 2), seed=3,
+    ),
+}  # fmt: skip
+"""Models unlike each other in whatever the network could get wrong."""
+
+
 def save_tiny_checkpoint(directory: Path, shape: TinyShape | None = None) -> Path:
     """Write all files of a checkpoint to `directory` and return it."""
     shape = shape or TinyShape()

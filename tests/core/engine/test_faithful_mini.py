@@ -36,10 +36,14 @@ def test_a_mixed_batch_of_a_trained_model(
         make.text("t1", "How many shapes are there?", max_tokens=24),
     ]
     expected: Oracle = {r.id: ask_oracle(reference, make, r) for r in requests}
-    log = run(make.engine(), *requests)
+    engine = make.engine()
+    log = run(engine, *requests)
     assert_equal(log, expected)
     for request_id in ("i0", "i1"):
         levels = levels_of(reference, expected[request_id])
         assert np.array_equal(log[request_id].end.pixels, levels)
     log = run(make.engine(max_sequences=4, step_token_budget=9), *requests)
     assert_equal(log, expected)
+    log = run(engine, *requests)
+    assert_equal(log, expected)
+    assert all(log[request_id].end.usage.cached_tokens for request_id in ("i0", "t0", "i1"))

@@ -18,7 +18,7 @@ from janus_core.engine.request import (
 )
 from janus_core.engine.scheduler import Scheduler
 from janus_core.engine.sequence import RequestState, Role, new_state
-from janus_core.engine.settings import EngineSettings
+from janus_core.engine.settings import SLOT_UNIT, EngineSettings
 from janus_core.engine.slots import SlotPool
 
 NUM_CODES = 16
@@ -293,6 +293,16 @@ def test_the_newest_text_is_set_back_and_finishes_later() -> None:
     assert house.scheduler.num_set_backs > 0
     assert house.sampled_at["t0"] == list(range(1, 101))
     assert all(house.states[f"t{n}"].num_output == 100 for n in range(3))
+
+
+def test_a_picture_reserves_exactly_what_it_needs() -> None:
+    """Its prompt and its codes but the last, which is never fed back: two units, not three."""
+    house = House(kv_positions=128)
+    house.add(image("i", 2 * SLOT_UNIT - NUM_CODES + 1))
+    house.step()
+    slots = [sequence.slot for sequence in house.states["i"].sequences]
+    assert [slot.capacity for slot in slots] == [2 * SLOT_UNIT, 2 * SLOT_UNIT]
+    house.run()
 
 
 def test_pictures_are_never_set_back() -> None:

@@ -9,28 +9,13 @@ import torch
 from janus_core.checkpoint import load_model
 from janus_core.models.janus import JanusModel
 from tests.core.models.driving import Driver, Line
-from tests.tiny import BEGIN_OF_IMAGE, BOS, PAD, TinyShape, build_tokenizer, save_tiny_checkpoint
+from tests.tiny import BEGIN_OF_IMAGE, BOS, PAD, SHAPES, build_tokenizer, save_tiny_checkpoint
 
 TOLERANCE = 1e-4
 """Of the logits of both heads, which reach 16 on the deepest shape."""
 
 GUIDED_TOLERANCE = 3e-4
 """Guidance 3.5 multiplies the rounding of both rows."""
-
-SHAPES = {
-    "default": TinyShape(),
-    "grouped heads": TinyShape(
-        width=48, num_layers=3, num_heads=6, num_kv_heads=2, head_dim=10, mlp_width=80, seed=1
-    ),
-    "one kv head, deep": TinyShape(
-        width=32, num_layers=7, num_heads=4, num_kv_heads=1, head_dim=16, mlp_width=44, seed=2
-    ),
-    "odd sizes": TinyShape(
-        width=36, num_heads=3, num_kv_heads=3, head_dim=14, mlp_width=50, vision_layers=3,
-        patch_size=6, image_size=18, aligner_depth=3, codebook_size=51, code_dim=3,
-        channel_multiplier=(1, 2), seed=3,
-    ),
-}  # fmt: skip
 
 
 @dataclass
