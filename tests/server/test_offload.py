@@ -44,13 +44,18 @@ def test_images_and_prompts_never_touch_the_event_loop(
 async def test_no_more_jobs_wait_than_may():
     offload = Offload(num_threads=1, max_pending=2)
     gate = threading.Event()
-    first, second = (asyncio.ensure_future(offload.run(gate.wait)) for _ in range(2))
+    first, second = (asyncio.ensure_future(offload.admit(gate.wait)) for _ in range(2))
     await asyncio.sleep(0)
     with pytest.raises(QueueFullError):
-        await offload.run(gate.wait)
+        await offload.admit(gate.wait)
+    # A picture that is drawn already is not lost because others queue for theirs.
+    encoding = asyncio.ensure_future(offload.run(gate.wait))
+    await asyncio.sleep(0)
+    assert not encoding.done()
     gate.set()
     assert await first
     assert await second
+    assert await encoding
     assert await offload.run(lambda: 5) == 5
     offload.close()
 
@@ -60,4 +65,33 @@ async def test_the_error_of_a_job_reaches_who_waits_for_it():
     with pytest.raises(ZeroDivisionError):
         await offload.run(lambda: 1 / 0)
     assert await offload.run(lambda: 5) == 5
+    offload.close()
+
+
+async def test_a_job_nobody_waits_for_does_not_begin():
+    offload = Offload(num_threads=1, max_pending=2)
+    gate, begun = threading.Event(), []
+    first = asyncio.ensure_future(offload.admit(gate.wait))
+    second = asyncio.ensure_future(offload.admit(begun.append, 2))
+    await asyncio.sleep(0)
+    second.cancel()
+    await asyncio.wait([second])
+    gate.set()
+    assert await first
+    await offload.admit(begun.append, 3)
+    assert begun == [3]
+    offload.close()
+
+
+async def test_a_panic_is_an_exception_like_any_other():
+    class Panic(BaseException):
+        """As extensions in Rust raise."""
+
+    def panic() -> None:
+        raise Panic("index out of range")
+
+    offload = Offload(num_threads=1, max_pending=1)
+    with pytest.raises(RuntimeError) as caught:
+        await offload.run(panic)
+    assert isinstance(caught.value.__cause__, Panic)
     offload.close()
