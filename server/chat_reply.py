@@ -13,10 +13,8 @@ from starlette.responses import Response
 
 from janus_core.engine.events import Finished, SampledToken, TextDelta, TokenLogprob, Usage
 from janus_core.engine.request import TextRequest
-from janus_core.errors import JanusError
 from server.context import Context
 from server.dispatch import RequestHandle
-from server.errors import reply_for
 from server.schemas.chat import (
     AnswerMessage,
     ChatChunk,
@@ -31,7 +29,7 @@ from server.schemas.chat import (
     PromptTokensDetails,
     TopLogprob,
 )
-from server.sse import DONE, PING, data_frame
+from server.sse import DONE, PING, data_frame, ended_by_error
 
 # OpenAI's lowest log-probability, for what JSON cannot say: minus infinity.
 MIN_LOGPROB = -9999.0
@@ -84,27 +82,27 @@ class ChatReply:
         )
         return Response(completion.to_json(), media_type="application/json")
 
-    async def frames(
+    def frames(self, handle: RequestHandle, *, ping_interval_s: float) -> AsyncIterator[bytes]:
+        """The chunks of a stream as they become known."""
+        chunks = self._frames(handle, ping_interval_s=ping_interval_s)
+        return ended_by_error(chunks, frame_of=data_frame)
+
+    async def _frames(
         self, handle: RequestHandle, *, ping_interval_s: float
     ) -> AsyncIterator[bytes]:
-        """The chunks of a stream as they become known."""
         for index in range(len(self._requests)):
             yield self._frame(index, Delta(role="assistant", content=""))
-        try:
-            async for item in handle.events(idle_s=ping_interval_s):
-                if item is None:
-                    yield PING
-                    continue
-                index, event = item
-                if isinstance(event, TextDelta):
-                    logprobs = self._logprobs(index, event.tokens)
-                    if event.text or (logprobs and logprobs.content):
-                        yield self._frame(index, Delta(content=event.text), logprobs=logprobs)
-                elif isinstance(event, Finished):
-                    yield self._frame(index, Delta(), reason=self._finish(event))
-        except JanusError as error:
-            yield data_frame(reply_for(error).json())
-            return
+        async for item in handle.events(idle_s=ping_interval_s):
+            if item is None:
+                yield PING
+                continue
+            index, event = item
+            if isinstance(event, TextDelta):
+                logprobs = self._logprobs(index, event.tokens)
+                if event.text or (logprobs and logprobs.content):
+                    yield self._frame(index, Delta(content=event.text), logprobs=logprobs)
+            elif isinstance(event, Finished):
+                yield self._frame(index, Delta(), reason=self._finish(event))
         if self._stream_usage:
             yield data_frame(self._chunk([], usage=self._usage()).to_json())
         yield DONE

@@ -102,7 +102,7 @@ _BY_CLASS: Mapping[type, _Row] = {
         500, SERVER_ERROR, "step_failed", False, "The engine failed to compute this request."
     ),
     EngineDeadError: _Row(503, UNAVAILABLE, "engine_dead"),
-    JanusError: _Row(500, SERVER_ERROR, "internal_error", message=_INTERNAL_MESSAGE),
+    JanusError: _Row(500, SERVER_ERROR, "internal_error", False, _INTERNAL_MESSAGE),
 }
 
 # Codes that stand for another status than their class does.
@@ -110,13 +110,16 @@ _STATUS_BY_CODE: Mapping[str, int] = {"model_not_found": 404}
 
 # Refusals by the framework, before any of our code ran.
 _BY_STATUS: Mapping[int, _Row] = {
+    400: _Row(400, INVALID_REQUEST, "invalid_body"),
     404: _Row(404, NOT_FOUND, "unknown_url"),
     405: _Row(405, INVALID_REQUEST, "method_not_allowed"),
     413: _Row(413, INVALID_REQUEST, "request_too_large"),
     415: _Row(415, INVALID_REQUEST, "unsupported_media_type"),
 }
 
-INTERNAL = ErrorReply(500, SERVER_ERROR, _INTERNAL_MESSAGE, code="internal_error")
+INTERNAL = ErrorReply(
+    500, SERVER_ERROR, _INTERNAL_MESSAGE, code="internal_error", should_retry=False
+)
 """For an exception nobody expected: its text may hold anything and is never sent."""
 
 

@@ -11,10 +11,8 @@ from starlette.responses import Response
 
 from janus_core.engine.events import Finished, Pixels, Preview, Usage
 from janus_core.engine.request import ImageRequest
-from janus_core.errors import JanusError
 from server.context import Context
 from server.dispatch import RequestHandle
-from server.errors import reply_for
 from server.pictures import PictureFormat
 from server.schemas.images import (
     CompletedImageEvent,
@@ -26,7 +24,7 @@ from server.schemas.images import (
     PartialImageEvent,
     Picture,
 )
-from server.sse import PING, event_frame
+from server.sse import PING, ended_by_error, event_frame
 
 
 class ImageReply:
@@ -72,22 +70,23 @@ class ImageReply:
         )
         return Response(reply.to_json(), media_type="application/json", headers=self.headers)
 
-    async def frames(
+    def frames(self, handle: RequestHandle, *, ping_interval_s: float) -> AsyncIterator[bytes]:
+        """The events of a stream. OpenAI's ends without `[DONE]`."""
+        events = self._frames(handle, ping_interval_s=ping_interval_s)
+        return ended_by_error(events, frame_of=lambda error: event_frame("error", error))
+
+    async def _frames(
         self, handle: RequestHandle, *, ping_interval_s: float
     ) -> AsyncIterator[bytes]:
-        """The events of a stream. OpenAI's ends without `[DONE]`."""
-        try:
-            async for item in handle.events(idle_s=ping_interval_s):
-                if item is None:
-                    yield PING
-                    continue
-                index, event = item
-                if isinstance(event, Preview):
-                    yield await self._partial(index, event)
-                elif isinstance(event, Finished):
-                    yield await self._completed(index, event)
-        except JanusError as error:
-            yield event_frame("error", reply_for(error).json())
+        async for item in handle.events(idle_s=ping_interval_s):
+            if item is None:
+                yield PING
+                continue
+            index, event = item
+            if isinstance(event, Preview):
+                yield await self._partial(index, event)
+            elif isinstance(event, Finished):
+                yield await self._completed(index, event)
 
     async def _partial(self, index: int, event: Preview) -> bytes:
         b64_json = await self._encode(index, event.pixels)

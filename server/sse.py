@@ -5,11 +5,17 @@ Invariant: whatever ends the response (its last frame, an error, a client that l
 left before the first byte), the handle behind it is closed exactly then.
 """
 
-from collections.abc import AsyncIterator, Mapping
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Protocol
 
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
+
+from janus_core.errors import JanusError
+from server.errors import INTERNAL, reply_for
+
+logger = logging.getLogger(__name__)
 
 PING = b": ping\n\n"
 """A comment: keeps proxies from closing a silent stream; clients ignore it."""
@@ -39,6 +45,23 @@ def data_frame(payload: str) -> bytes:
 def event_frame(name: str, payload: str) -> bytes:
     """A named event."""
     return f"event: {name}\ndata: {payload}\n\n".encode()
+
+
+async def ended_by_error(
+    frames: AsyncIterator[bytes], *, frame_of: Callable[[str], bytes]
+) -> AsyncIterator[bytes]:
+    """`frames`, and if they break off, one more made of the error object's JSON by `frame_of`.
+
+    The status is out by then: without this frame a client could not tell a failure from an end.
+    """
+    try:
+        async for frame in frames:
+            yield frame
+    except JanusError as error:
+        yield frame_of(reply_for(error).json())
+    except Exception:
+        logger.exception("Unexpected failure in a stream")
+        yield frame_of(INTERNAL.json())
 
 
 class EventStream(StreamingResponse):
