@@ -1,7 +1,7 @@
 """How a JSON body is read: the content type, the parser, and what happens when the client leaves.
 
-Owns the way from bytes to a dict; knows no schema. Invariant: NaN, Infinity, UTF-16 and bottomless
-nesting are refused here, before any field is looked at.
+Owns the way from bytes to a dict; knows no schema. Invariant: NaN, Infinity, UTF-16, bottomless
+nesting and endless lists are refused here, before any field is looked at.
 """
 
 import asyncio
@@ -15,7 +15,12 @@ from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 
 from server.middleware import CLIENT_GONE
-from server.sse import Closable
+
+MAX_VALUES = 2**17
+"""Values of a body: a long string is copied at once, but every value becomes an object, and no
+other request is answered meanwhile. Far more than a conversation that fits a context has."""
+
+PIECE_BYTES = 2**18
 
 
 class JsonRequest(Request):
@@ -24,8 +29,11 @@ class JsonRequest(Request):
 
     async def json(self) -> Any:
         """The body as Python values; JSONDecodeError, which FastAPI expects, for anything else."""
+        body = await self.body()
+        if _has_too_many_values(body):
+            raise HTTPException(400, f"The body has more than {MAX_VALUES} values.")
         try:
-            return from_json(await self.body(), allow_inf_nan=False)
+            return from_json(body, allow_inf_nan=False)
         except ValueError as error:
             raise json.JSONDecodeError("not valid JSON", "", 0) from error
 
@@ -46,10 +54,8 @@ class JsonRoute(APIRoute):
         return handle_json
 
 
-async def unless_client_leaves(
-    request: Request, handle: Closable, *, answer: Coroutine[Any, Any, Response]
-) -> Response:
-    """Await `answer`; if the client leaves first, cancel it. `handle` is closed in either case.
+async def unless_client_leaves(request: Request, answer: Coroutine[Any, Any, Response]) -> Response:
+    """Await `answer`; if the client leaves first, cancel it.
 
     `Request.is_disconnected` only looks when asked; the body has been read, so the next message to
     receive is the disconnect.
@@ -62,7 +68,16 @@ async def unless_client_leaves(
     finally:
         answering.cancel()
         leaving.cancel()
-        handle.close()
+
+
+def _has_too_many_values(body: bytes) -> bool:
+    """Counts what separates values, also inside of strings; stops soon where there is too much."""
+    num_values = 0
+    for first in range(0, len(body), PIECE_BYTES):
+        num_values += sum(body.count(mark, first, first + PIECE_BYTES) for mark in b",[{")
+        if num_values > MAX_VALUES:
+            return True
+    return False
 
 
 async def _disconnected(request: Request) -> None:

@@ -4,6 +4,8 @@ Owns the way of a conversation from the body to the answer; knows neither shapes
 detail. Invariant: decoding images and tokenising happen off the event loop, and before admission.
 """
 
+from contextlib import closing
+
 from fastapi import APIRouter, Request, Response
 
 from server.chat_reply import ChatReply
@@ -25,11 +27,15 @@ router = APIRouter(route_class=JsonRoute, tags=["chat"])
 )
 async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
     """Answer a conversation, with images in it or not."""
+    return await unless_client_leaves(request, _answer(body, request))
+
+
+async def _answer(body: ChatRequest, request: Request) -> Response:
     context, record = context_of(request), record_of(request)
     body.check()
     context.check_model(body.model)
     check_limits(body, context.settings)
-    requests = await context.offload.run(build_text_requests, body, pipeline=context.pipeline)
+    requests = await context.offload.admit(build_text_requests, body, pipeline=context.pipeline)
     record.task, record.num_choices = "chat", len(requests)
     handle = context.dispatcher.submit(requests, record=record)
     context.metrics.observe("request_params_n", len(requests), "chat")
@@ -39,4 +45,5 @@ async def create_chat_completion(body: ChatRequest, request: Request) -> Respons
     if body.stream:
         frames = reply.frames(handle, ping_interval_s=context.settings.ping_interval_s)
         return EventStream(frames, handle=handle)
-    return await unless_client_leaves(request, handle, answer=reply.response(handle))
+    with closing(handle):
+        return await reply.response(handle)

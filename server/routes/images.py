@@ -4,6 +4,8 @@ Owns the way of a prompt from the body to its pictures; knows neither codes nor 
 the seed of every picture is in the reply, whether the client chose it or not.
 """
 
+from contextlib import closing
+
 from fastapi import APIRouter, Request, Response
 
 from server.context import context_of
@@ -25,11 +27,15 @@ router = APIRouter(route_class=JsonRoute, tags=["images"])
 )
 async def create_image(body: ImageGenerationRequest, request: Request) -> Response:
     """Draw `n` pictures of a prompt."""
+    return await unless_client_leaves(request, _answer(body, request))
+
+
+async def _answer(body: ImageGenerationRequest, request: Request) -> Response:
     context, record = context_of(request), record_of(request)
     body.check()
     context.check_model(body.model, draws=True)
     style = picture_format(body, pipeline=context.pipeline, settings=context.settings)
-    requests = await context.offload.run(build_image_requests, body, pipeline=context.pipeline)
+    requests = await context.offload.admit(build_image_requests, body, pipeline=context.pipeline)
     record.task, record.num_choices = "image", len(requests)
     handle = context.dispatcher.submit(requests, record=record)
     context.metrics.observe("request_params_n", len(requests), "image")
@@ -37,4 +43,5 @@ async def create_image(body: ImageGenerationRequest, request: Request) -> Respon
     if body.stream:
         frames = reply.frames(handle, ping_interval_s=context.settings.ping_interval_s)
         return EventStream(frames, handle=handle, headers=reply.headers)
-    return await unless_client_leaves(request, handle, answer=reply.response(handle))
+    with closing(handle):
+        return await reply.response(handle)

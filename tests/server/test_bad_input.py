@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import socket
+from http.client import HTTPResponse
 
 import httpx2
 import pytest
@@ -184,12 +186,43 @@ def test_numbers_that_are_none_are_refused(
         b'{"messages": "\xff"}',
         b'{"n": ' + b"9" * 5000 + b"}",
         b"\x00" * 100,
+        b'{"messages": [' + b"[]," * 200_000 + b"1]}",
+        b'{"a": {' + b'"b":1,' * 140_000 + b'"c": 1}}',
         # Half a surrogate pair is no character.
         b'{"messages": [{"role": "user", "content": "\\ud800"}]}',
     ],
 )
 def test_a_body_that_is_no_json_object(client: httpx2.Client, body: bytes):
     assert refused(client, CHAT, body)["type"] == "invalid_request_error"
+
+
+def test_a_body_of_endless_values_is_refused_before_it_is_parsed(client: httpx2.Client):
+    """Each would become an object on the event loop; one long string does not."""
+    error = refused(client, CHAT, b'{"messages": [' + b"0," * 150_000 + b"0]}")
+    assert (error["code"], error["param"]) == ("invalid_body", None)
+    long = {"messages": HELLO, "max_tokens": 1, "user": "x" * 900_000}
+    assert client.post(CHAT, json=long).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"nonsense\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nhost: x\r\nx: " + b"y" * 2**17 + b"\r\n\r\n",
+        b"GET /livez HTTP/1.1\r\nhost: x\r\ncontent-length: -1\r\n\r\n",
+    ],
+    ids=["no HTTP", "endless header", "bad length"],
+)
+def test_what_is_no_http_has_the_envelope_too(server: ServerInThread, head: bytes):
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(head)
+        reply = HTTPResponse(connection)
+        reply.begin()
+        error = json.loads(reply.read())["error"]
+    assert (reply.status, reply.headers["connection"]) == (400, "close")
+    assert error.keys() == {"message", "type", "param", "code"}
+    assert error["code"] == "invalid_http"
 
 
 def test_an_error_never_repeats_the_input(client: httpx2.Client):

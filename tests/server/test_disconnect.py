@@ -2,10 +2,13 @@
 
 import json
 import socket
+import threading
+from pathlib import Path
 
 import httpx2
 import pytest
 
+from server.pictures import PictureFormat
 from tests.serving import ServerInThread, wait_until
 
 # Long enough that no test machine finishes it before the client has left.
@@ -90,4 +93,79 @@ def test_a_client_that_left_is_logged_as_499(
     with caplog.at_level("INFO", logger="server.access"):
         raw_post(server, "/v1/chat/completions", LONG).close()
         wait_until(lambda: any("status=499" in r.getMessage() for r in caplog.records), timeout_s=5)
+    wait_until(server.is_idle)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_leaving_while_waiting_for_a_slot(tiny_checkpoint: Path, stream: bool):
+    """No byte has been sent and none will be for long: only the connection itself can tell."""
+    limits = {"max_sequences": 2, "served_model_name": "tiny"}
+    with ServerInThread(model=str(tiny_checkpoint), **limits) as server:
+        service = server.context.dispatcher.service
+        running = raw_post(server, "/v1/chat/completions", LONG | {"n": 2})
+        wait_until(lambda: service.num_live == 2)
+        waiting = raw_post(server, "/v1/chat/completions", LONG | {"n": 1, "stream": stream})
+        wait_until(lambda: service.num_live == 3)
+        waiting.close()
+        wait_until(lambda: cancelled(server, "chat") == 1, timeout_s=10)
+        running.close()
+        wait_until(server.is_idle)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_leaving_while_the_request_is_prepared(
+    server: ServerInThread, monkeypatch: pytest.MonkeyPatch, stream: bool
+):
+    """What has begun ends unused, and what still waits for a thread never begins."""
+    wait_until(server.is_idle)
+    gate, begun = threading.Event(), threading.Semaphore(0)
+    pipeline, offload = type(server.context.pipeline), server.context.offload
+    prepare = pipeline.text_requests
+
+    def slow(*args: object, **kwargs: object) -> object:
+        begun.release()
+        gate.wait()
+        return prepare(*args, **kwargs)
+
+    monkeypatch.setattr(pipeline, "text_requests", slow)
+    body = LONG | {"stream": stream}
+    before = cancelled(server, "chat")
+    connections = [raw_post(server, "/v1/chat/completions", body) for _ in range(4)]
+    num_threads = server.settings.media_threads
+    for _ in range(num_threads):
+        assert begun.acquire(timeout=30)
+    wait_until(lambda: offload._num_pending == 4)
+    for connection in connections:
+        connection.close()
+    wait_until(lambda: offload._num_pending == 0, timeout_s=10)
+    gate.set()
+    short = LONG | {"max_tokens": 1, "n": 1}
+    assert httpx2.post(f"{server.url}/v1/chat/completions", json=short).status_code == 200
+    assert begun.acquire(timeout=30)
+    assert not begun.acquire(blocking=False), "a job of a client that left was begun"
+    assert cancelled(server, "chat") == before, "the engine was asked for a client that left"
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_leaving_while_the_picture_is_encoded(
+    server: ServerInThread,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    stream: bool,
+):
+    gate, begun = threading.Event(), threading.Event()
+
+    def slow(*_: object, **__: object) -> str:
+        begun.set()
+        gate.wait()
+        return ""
+
+    monkeypatch.setattr(PictureFormat, "encode", slow)
+    body = {"prompt": "a star", "stream": stream}
+    with caplog.at_level("INFO", logger="server.access"):
+        connection = raw_post(server, "/v1/images/generations", body)
+        assert begun.wait(30)
+        connection.close()
+        wait_until(lambda: any("status=499" in r.getMessage() for r in caplog.records), timeout_s=5)
+    gate.set()
     wait_until(server.is_idle)
