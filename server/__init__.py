@@ -23,12 +23,15 @@ def run(settings: "Settings") -> int:
     What can go wrong at once goes wrong before the imports that take seconds. Raises ParameterError
     for an address that cannot be had, CheckpointError and ParameterError for a model.
     """
+    from server.heap import loading
     from server.listener import bind
     from server.logs import configure_logging
 
     configure_logging(settings.log_level, style=settings.log_format)
     logger.info("Settings: %s", settings.model_dump_json(exclude_none=True))
     with bind(settings.host, port=settings.port) as listener:
-        from server.lifecycle import serve
+        with loading():
+            from server.lifecycle import load_pipeline, serve
 
-        return serve(settings, listener=listener)
+            pipeline = load_pipeline(settings)
+        return serve(pipeline, settings, listener=listener)

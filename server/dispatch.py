@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 
 from janus_core.engine.events import (
     Event,
@@ -47,6 +48,8 @@ class Dispatcher:
         self.metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._handles: dict[str, RequestHandle] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
         self.service: EngineService = pipeline.new_service(self._sink)
         self.draining = False
 
@@ -55,9 +58,17 @@ class Dispatcher:
         self.service.start()
 
     async def drain(self, grace_s: float) -> bool:
-        """Take no new work, wait for the rest, stop the engine; whether all ended in time."""
+        """Take no new work, wait for the rest, stop the engine; whether all ended in time.
+
+        Waits on the event loop and in no thread: a thread that waits out the grace time would keep
+        the process alive although a second signal has ended everything else.
+        """
         self.draining = True
-        done = await asyncio.to_thread(self.service.drain, grace_s)
+        self.service.drain(0.0)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(grace_s):
+                await self._idle.wait()
+        done = self._idle.is_set()
         await self.stop()
         return done
 
@@ -66,19 +77,28 @@ class Dispatcher:
 
         A hung step cannot be interrupted: after `STOP_S` its thread, a daemon, is left behind.
         """
-        stopping = threading.Thread(target=self.service.stop, name="stop-engine", daemon=True)
-        stopping.start()
-        await asyncio.to_thread(stopping.join, STOP_S)
+        stopped = asyncio.Event()
+
+        def stop() -> None:
+            self.service.stop()
+            with suppress(RuntimeError):  # the loop did not wait so long
+                self._loop.call_soon_threadsafe(stopped.set)
+
+        threading.Thread(target=stop, name="stop-engine", daemon=True).start()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(STOP_S):
+                await stopped.wait()
 
     def submit(self, requests: Sequence[Request], *, record: RequestRecord) -> "RequestHandle":
         """Submit all of `requests` or, if one is refused, none: the error is raised here."""
         handle = RequestHandle(self, requests, record=record)
         for request in requests:
             self._handles[request.id] = handle
+            self._idle.clear()
             try:
                 self.service.submit(request)
             except JanusError:
-                del self._handles[request.id]
+                self._forget(request.id)
                 handle.close()
                 raise
         return handle
@@ -94,14 +114,20 @@ class Dispatcher:
                 self.metrics.step(event)
                 continue
             terminal = isinstance(event, Finished | Failed)
-            find = self._handles.pop if terminal else self._handles.get
-            handle = find(event.request_id, None)
+            find = self._forget if terminal else self._handles.get
+            handle = find(event.request_id)
             if handle is None:
                 # A bug, but dropping the rest of the step's events would harm other requests.
                 logger.error("Event of an unknown request: %s", type(event).__name__)
                 continue
             self._observe(event, handle)
             handle.put(event)
+
+    def _forget(self, request_id: str) -> "RequestHandle | None":
+        handle = self._handles.pop(request_id, None)
+        if not self._handles:
+            self._idle.set()
+        return handle
 
     def _observe(self, event: Event, handle: "RequestHandle") -> None:
         metrics, task = self.metrics, handle.task

@@ -21,6 +21,7 @@ from janus_core.images import ImageLimits
 from janus_core.pipeline import Pipeline
 from server.app import create_app
 from server.context import Context
+from server.h11_envelope import H11WithEnvelope
 from server.listener import url_of
 from server.settings import Settings
 
@@ -32,12 +33,8 @@ FLUSH_S = 10
 BACKLOG = 2048
 
 
-def serve(settings: Settings, *, listener: socket.socket) -> int:
-    """Load the model and serve until a signal, then drain; return the exit code.
-
-    Raises CheckpointError and ParameterError for a model that cannot be used.
-    """
-    pipeline = load_pipeline(settings)
+def serve(pipeline: Pipeline, settings: Settings, *, listener: socket.socket) -> int:
+    """Serve until a signal, then drain; return the exit code."""
     server = DrainingServer(create_app(pipeline, settings), settings=settings)
     _announce_model(pipeline)
     server.run(sockets=[listener])
@@ -76,7 +73,7 @@ class DrainingServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http="h11",  # refuses oversized headers, which httptools takes
+                http=H11WithEnvelope,  # h11 refuses oversized headers, which httptools takes
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -92,6 +89,7 @@ class DrainingServer(uvicorn.Server):
         self._grace_s = settings.grace_s
         self._drain: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_told = False
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's, but remembers the loop for the signal handler."""
@@ -105,18 +103,27 @@ class DrainingServer(uvicorn.Server):
             for listener in sockets or []:
                 logger.info("Listening on %s", url_of(listener))
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn's, which leaves the app's end out when forced: but an engine's thread that
+        still computes while the interpreter is taken apart would crash the process."""
+        await super().shutdown(sockets)
+        if self.force_exit:
+            context: Context = self._app.state.context
+            await context.dispatcher.stop()
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal begins the drain, the next one ends the process at once.
+        """The first signal begins the drain, the next one ends the process after the step at hand.
 
         uvicorn would remember the signal and raise it again at the end; a drained server has
         answered it, and exits with 0.
         """
         del frame
         name = signal.Signals(sig).name
-        if self._drain is not None or self._loop is None or not self.started:
+        if self._is_told or self._loop is None or not self.started:
             logger.warning("%s: exiting at once.", name)
             self.force_exit = self.should_exit = True
             return
+        self._is_told = True
         logger.info("%s: draining for at most %g s.", name, self._grace_s)
         self._loop.call_soon_threadsafe(self.begin_drain)
 

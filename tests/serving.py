@@ -51,6 +51,10 @@ class ServerInThread:
     def context(self):
         return self.app.state.context
 
+    def exit_at_once(self) -> None:
+        """What the second signal does."""
+        self._server.force_exit = self._server.should_exit = True
+
     def begin_drain(self) -> None:
         """What the first signal does."""
         self._server._loop.call_soon_threadsafe(self._server.begin_drain)
@@ -78,29 +82,36 @@ def wait_until(condition, timeout_s: float = START_S) -> None:
         time.sleep(0.01)
 
 
+JANUS = Path(sys.executable).with_name("janus")
+"""The console script, as it was installed."""
+
+
 @contextmanager
-def server_process(*flags: str, **environ: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """`python -m server serve` with these flags on a free port; yields the process and its URL."""
+def server_process(
+    *flags: str, cwd: Path = ROOT, **environ: str
+) -> Iterator[tuple[subprocess.Popen[str], str, str]]:
+    """`janus serve` with these flags on a free port; yields the process, its URL and what it said
+    until it had one."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "server", "serve", "--port", "0", *flags],
-        cwd=ROOT,
+        [JANUS, "serve", "--port", "0", *flags],
+        cwd=cwd,
         env=os.environ | {"OMP_NUM_THREADS": "1"} | environ,
         stderr=subprocess.PIPE,
         text=True,
     )
     try:
-        yield process, _url_in(process)
+        yield process, *_announced(process)
     finally:
         process.kill()
         process.wait()
         process.stderr.close()
 
 
-def _url_in(process: subprocess.Popen[str]) -> str:
-    """The address from the line the server prints once it listens."""
+def _announced(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """The address from the line the server prints once it listens, and all lines up to it."""
     seen = []
     for line in process.stderr:
         seen.append(line)
         if match := re.search(r"Listening on (\S+)", line):
-            return match[1]
+            return match[1], "".join(seen)
     raise AssertionError("the server did not start:\n" + "".join(seen))

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from janus_core.errors import CheckpointError, JanusError, RequestError
+from server.heap import loading
 
 EXIT_FAULT = 1
 EXIT_USER = 2
@@ -74,9 +75,10 @@ def ask(
     dtype: Dtype = "auto",
 ) -> None:
     """Ask a question about an image."""
-    from janus_core.pipeline import TextOptions
-    from server.cli.ask import answer
-    from server.cli.terminal import load_pipeline, read_file
+    with loading():
+        from janus_core.pipeline import TextOptions
+        from server.cli.ask import answer
+        from server.cli.terminal import load_pipeline, read_file
 
     options = TextOptions(max_tokens=max_tokens, temperature=temperature, seed=seed)
     # Read before the model is loaded: a misspelt name is noticed at once.
@@ -106,9 +108,10 @@ def draw(
     dtype: Dtype = "auto",
 ) -> None:
     """Draw a picture."""
-    from janus_core.pipeline import ImageOptions
-    from server.cli.draw import check_output, draw_pictures
-    from server.cli.terminal import load_pipeline
+    with loading():
+        from janus_core.pipeline import ImageOptions
+        from server.cli.draw import check_output, draw_pictures
+        from server.cli.terminal import load_pipeline
 
     options = ImageOptions(
         n=count,
@@ -145,7 +148,8 @@ def doctor(
     dtype: Dtype = "auto",
 ) -> None:
     """Look at this machine: versions, device, whether a model fits, and what to do next."""
-    from server.cli.doctor import examine
+    with loading():
+        from server.cli.doctor import examine
 
     raise typer.Exit(EXIT_USER if examine(model, device=device, dtype=dtype) else 0)
 

@@ -10,12 +10,13 @@ from rich.console import Console
 
 from janus_core.errors import ParameterError
 from janus_core.pipeline import Pipeline
+from server.heap import loading
 
 
 def load_pipeline(model: str | None, *, device: str, dtype: str) -> Pipeline:
     """Load a model for one command, with a spinner meanwhile."""
     console = status_console()
-    with console.status(f"Loading {model or 'the embedded model'}..."):
+    with console.status(f"Loading {model or 'the embedded model'}..."), loading():
         return Pipeline.load(model, device=device, dtype=dtype)
 
 

@@ -2,20 +2,24 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import httpx2
 import pytest
 
+from server import dispatch
 from tests.serving import ROOT, ServerInThread, server_process, wait_until
 
 EXIT_S = 60
 """For the interpreter to take itself apart; a busy machine takes several seconds for that."""
 
+CHAT = "/v1/chat/completions"
 LONG = {
     "messages": [{"role": "user", "content": "hello"}],
     "ignore_eos": True,
@@ -25,7 +29,12 @@ LONG = {
 
 
 def test_sigterm_finishes_what_runs_and_exits_with_0(tiny_checkpoint: Path):
-    with server_process(str(tiny_checkpoint), JANUS_SERVED_MODEL_NAME="mine") as (process, url):
+    named = {"JANUS_SERVED_MODEL_NAME": "mine"}
+    with server_process(str(tiny_checkpoint), **named) as (process, url, banner):
+        # What was loaded, where it runs, how much it holds, and where to find it.
+        assert f"Model mine from {tiny_checkpoint}" in banner
+        assert "Device cpu, dtype float32, attention " in banner
+        assert re.search(r"KV pool of \d+ positions \(\d+ MiB\), context 1024", banner)
         assert httpx2.get(f"{url}/v1/models").json()["data"][0]["id"] == "mine"
         with httpx2.stream("POST", f"{url}/v1/chat/completions", json=LONG, timeout=60) as reply:
             lines = reply.iter_lines()
@@ -35,6 +44,46 @@ def test_sigterm_finishes_what_runs_and_exits_with_0(tiny_checkpoint: Path):
         assert data[-1] == "[DONE]"
         assert json.loads(data[-2])["choices"][0]["finish_reason"] == "length"
         assert process.wait(timeout=EXIT_S) == 0
+
+
+def test_a_second_signal_ends_the_process_at_once(tiny_checkpoint: Path):
+    # Started from another directory, and the model given relative to that.
+    with server_process(".", "--grace-s", "3600", cwd=tiny_checkpoint) as (process, url, _):
+        assert httpx2.get(f"{url}/v1/models").json()["data"][0]["id"] == tiny_checkpoint.name
+        with httpx2.stream(
+            "POST", f"{url}/v1/chat/completions", json=LONG | {"n": 8}, timeout=60
+        ) as reply:
+            next(reply.iter_lines())
+            process.send_signal(signal.SIGTERM)
+            assert any("draining" in line for line in process.stderr)
+            process.send_signal(signal.SIGTERM)
+            assert any("exiting at once" in line for line in process.stderr)
+            assert process.wait(timeout=EXIT_S) == 0
+
+
+def test_a_second_signal_waits_for_neither_a_hung_step_nor_the_grace_time(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(dispatch, "STOP_S", 0.1)
+    hung, gate = threading.Event(), threading.Event()
+    with ServerInThread(model=str(tiny_checkpoint), grace_s=3600) as server:
+
+        def hang() -> list:
+            hung.set()
+            gate.wait()
+            return []
+
+        monkeypatch.setattr(server.context.pipeline.engine, "step", hang)
+        with server.client() as client, client.stream("POST", CHAT, json=LONG) as reply:
+            assert reply.status_code == 200
+            assert hung.wait(30)
+            server.begin_drain()
+            wait_until(lambda: server.context.dispatcher.draining)
+            server.exit_at_once()
+            try:
+                server.wait(timeout_s=20)
+            finally:
+                gate.set()
 
 
 def test_what_is_not_done_within_the_grace_time_ends_with_an_error(tiny_checkpoint: Path):
