@@ -60,7 +60,7 @@ class Settings(BaseSettings):
         "auto", description="auto is float32 on a CPU and bfloat16 on CUDA."
     )
 
-    host: str = Field("127.0.0.1", description="Address to listen on.")
+    host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65_535, description="Port to listen on; 0 picks a free one.")
     grace_s: Seconds = Field(30.0, description="How long running work may go on after SIGTERM.")
     keep_alive_s: Annotated[int, Field(ge=1, le=3600)] = Field(

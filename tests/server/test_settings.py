@@ -56,6 +56,8 @@ def test_unknown_names_are_refused_with_the_nearest_known_one(
     [
         ("port", 65_536),
         ("port", "http"),
+        # The empty address is every address of the machine.
+        ("host", ""),
         ("grace_s", float("nan")),
         ("grace_s", 0),
         ("dtype", "int3"),
