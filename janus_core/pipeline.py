@@ -6,6 +6,7 @@ against the model as well as by itself, and every choice left open has been made
 from it (the seed above all).
 """
 
+import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -144,7 +145,7 @@ class Pipeline:
         network = load_model(directory, device=placement.device, dtype=placement.dtype)
         fitted = fit(settings or EngineSettings(), config, placement)
         return cls(
-            name=name or (model if model and not Path(model).is_dir() else directory.name),
+            name=name or _name_of(model, directory),
             directory=directory,
             placement=placement,
             config=config,
@@ -292,6 +293,13 @@ class Pipeline:
                     f"stop_token_ids names token {id}, but ids are within [0, {limit}).",
                     param="stop_token_ids",
                 )
+
+
+def _name_of(model: str | None, directory: Path) -> str:
+    """The hub id, or the last part of a directory's path, which `.` and `~/x/..` do not have."""
+    if model and not Path(model).expanduser().is_dir():
+        return model
+    return os.path.basename(os.path.abspath(directory))
 
 
 def _check_agreement(directory: Path, config: ModelConfig, *, tokenizer: Tokenizer) -> None:
