@@ -309,10 +309,10 @@ class Engine:
             # The slots are free before the pixels exist.
             self._scheduler.remove(state, keep_prefix=True)
             self._rendering[state.id] = state
-            self._renderer.submit(RenderJob(state.id, self._codes_of(state)))
+            self._renderer.submit(self._render_job(state))
         elif num_codes in request.preview_at:
             index = request.preview_at.index(num_codes)
-            job = RenderJob(state.id, self._codes_of(state), preview_index=index)
+            job = self._render_job(state, preview_index=index)
             self._num_dropped_previews += not self._renderer.submit(job)
 
     def _append(self, state: RequestState, token_id: int) -> None:
@@ -387,9 +387,14 @@ class Engine:
         events, self._events = self._events, []
         return events
 
-    def _codes_of(self, state: RequestState) -> tuple[int, ...]:
+    def _render_job(self, state: RequestState, *, preview_index: int | None = None) -> RenderJob:
         vocab_size = self._config.backbone.vocab_size
-        return tuple(token_id - vocab_size for token_id in state.output_ids)
+        return RenderJob(
+            state.id,
+            codes=tuple(token_id - vocab_size for token_id in state.output_ids),
+            is_wanted=lambda: state.id in self._states,
+            preview_index=preview_index,
+        )
 
     def _is_embedded(self, tenant: str, image: ImageInput) -> bool:
         return (tenant, image.digest) in self._vision_cache

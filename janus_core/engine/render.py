@@ -14,6 +14,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -33,17 +34,19 @@ BACKGROUND_NICENESS = 10
 
 @dataclass(frozen=True, slots=True)
 class RenderJob:
-    """Decode `codes` (plain numbers) of a picture. A preview has a `preview_index` and too few
-    codes."""
+    """Decode `codes` (plain numbers) of a picture, if `is_wanted` still when its turn comes; asked
+    in the renderer's thread. A preview has a `preview_index` and too few codes."""
 
     request_id: str
     codes: tuple[int, ...]
+    is_wanted: Callable[[], bool]
     preview_index: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """The result of a job: pixels, or the error that prevented them."""
+    """The result of a job: pixels, or the error that prevented them; neither if nobody wanted
+    it."""
 
     job: RenderJob
     pixels: Pixels | None
@@ -53,10 +56,6 @@ class Rendered:
 
 class Renderer(Protocol):
     """Where pictures are decoded."""
-
-    @property
-    def num_pending(self) -> int:
-        """Jobs submitted and not yet polled."""
 
     def submit(self, job: RenderJob) -> bool:
         """Queue a job; False if it is a preview and was dropped."""
@@ -74,10 +73,6 @@ class InlineRenderer:
     def __init__(self, model: JanusModel) -> None:
         self._model = model
         self._jobs: deque[RenderJob] = deque()
-
-    @property
-    def num_pending(self) -> int:
-        return len(self._jobs)
 
     def submit(self, job: RenderJob) -> bool:
         self._jobs.append(job)
@@ -107,10 +102,6 @@ class ThreadedRenderer:
         self._thread = threading.Thread(target=self._run, name="render", daemon=True)
         self._thread.start()
 
-    @property
-    def num_pending(self) -> int:
-        return self._num_pending
-
     def submit(self, job: RenderJob) -> bool:
         if job.preview_index is not None and self._num_pending >= self._max_pending_previews:
             return False
@@ -135,7 +126,8 @@ class ThreadedRenderer:
         # busy neighbour than this thread gains. Both settings hold for this thread only.
         torch.set_num_threads(1)
         if sys.platform == "linux":
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), BACKGROUND_NICENESS)
+            with suppress(OSError):  # a container may forbid it: pictures matter more
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), BACKGROUND_NICENESS)
         while (job := self._jobs.get()) is not None and not self._is_closing:
             self._results.put(render(self._model, job))
             self._on_rendered()
@@ -157,7 +149,8 @@ def render(model: JanusModel, job: RenderJob) -> Rendered:
     started_s = time.monotonic()
     pixels, error = None, None
     try:
-        pixels = _decode(model, job)
+        if job.is_wanted():
+            pixels = _decode(model, job)
     except Exception as failure:
         error = failure
     return Rendered(job, pixels, time.monotonic() - started_s, error)

@@ -27,9 +27,6 @@ class VisionCache:
     def __contains__(self, key: VisionKey) -> bool:
         return key in self._entries
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
     def get(self, key: VisionKey) -> torch.Tensor | None:
         """The `[S, D]` embeddings, or None; counts a query and perhaps a hit."""
         self.num_queries += 1

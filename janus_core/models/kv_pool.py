@@ -33,21 +33,10 @@ class KvPool:
         shape = (backbone.num_layers, 2, backbone.num_kv_heads, num_positions, backbone.head_dim)
         return cls(torch.zeros(shape, device=device, dtype=dtype))
 
-    @staticmethod
-    def position_bytes(config: ModelConfig, dtype: torch.dtype) -> int:
-        """Memory of one position over all layers."""
-        backbone = config.backbone
-        return 2 * backbone.num_layers * backbone.num_kv_heads * backbone.head_dim * dtype.itemsize
-
     @property
     def num_positions(self) -> int:
         """Positions of the pool; valid ones are `[0, num_positions)`."""
         return self._kv_L2KPH.shape[3]
-
-    @property
-    def bytes(self) -> int:
-        """Memory of the whole pool."""
-        return self._kv_L2KPH.nbytes
 
     @torch.inference_mode()
     def copy(self, source_start: int, target_start: int, length: int) -> None:

@@ -123,8 +123,6 @@ def test_cancelling_while_the_pixels_are_decoded_ends_once(requests_for: Request
     class Slow:
         """A renderer that is never done before the cancellation."""
 
-        num_pending = 0
-
         def __init__(self, renderer) -> None:
             self.renderer = renderer
             self.hold = True

@@ -253,3 +253,44 @@ def test_a_slow_renderer_delays_no_step_and_drops_previews(requests_for: Request
         house.service.stop()
     assert len(house.log["i"].of_type(Preview)) == 1
     assert house.service.stats().num_dropped_previews == 2
+
+
+def test_what_nobody_waits_for_is_not_rendered(requests_for: Requests) -> None:
+    house = House(requests_for, threaded_rendering=True)
+    decode, release, drawn = requests_for.model.decode_codes, threading.Event(), []
+
+    def slow(codes):
+        assert release.wait(TIMEOUT_S)
+        drawn.append(codes[0].tolist())
+        return decode(codes)
+
+    requests_for.model.decode_codes = slow
+    try:
+        house.service.start()
+        for seed, name in enumerate(["first", "gone", "last"]):
+            house.service.submit(requests_for.image(name, sampling=SamplingParams(seed=seed)))
+        house.wait(lambda _: house.service.stats().num_rendering == 3)
+        house.service.cancel("gone")
+        house.wait(house.has("gone", Finished))
+        release.set()
+        house.wait(house.has("last", Finished))
+    finally:
+        release.set()
+        requests_for.model.decode_codes = decode
+        house.service.stop()
+    assert house.log["gone"].end.reason == "cancelled"
+    assert drawn == [house.log["first"].codes, house.log["last"].codes]
+
+
+def test_pictures_are_rendered_where_niceness_is_forbidden(
+    requests_for: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbid(*_: int) -> None:
+        raise PermissionError("not in this container")
+
+    monkeypatch.setattr("os.setpriority", forbid)
+    house = House(requests_for, threaded_rendering=True)
+    house.service.start()
+    house.service.submit(requests_for.image("i"))
+    house.wait(house.has("i", Finished))
+    house.service.stop()
