@@ -29,11 +29,17 @@ from weights.recipe.tokenizer import VOCAB_SIZE, special_ids
 from weights.recipe.world import Scene, render, sample_scene
 
 IGNORED = -100
-QUESTIONS_PER_PICTURE = 10
+QUESTIONS_PER_PICTURE = 12
 CAPTION_DROPOUT = 0.1
 SYSTEM_SHARE = 0.85
 MAX_KNOWN_TEXTS = 200_000
-HARD_KINDS = ("place", "relation", "existence", "count")
+HARD_KINDS = (
+    ("relation", "place", "describe"),
+    ("relation", "place"),
+    ("relation",),
+    ("relation",),
+    ("relation",),
+)
 
 
 @dataclass
@@ -144,7 +150,13 @@ class Writer:
 
     def _branches(self, rng: random.Random, held_out: bool) -> Row:
         """Return many questions about one picture, none of which sees the others."""
-        scene = sample_scene(rng, held_out=held_out, varied=held_out or rng.random() < 0.85)
+        several = rng.choice((2, 3)) if not held_out and rng.random() < 0.5 else None
+        scene = sample_scene(
+            rng,
+            held_out=held_out,
+            varied=held_out or rng.random() < 0.85,
+            num_objects=several,
+        )
         row = Row(seen=[(scene, photograph(scene, rng))])
         start = [*self._start(rng), *self.encode(f"{chat.USER}: "), *self.picture()]
         position = row.add(start, group=0, position=0)
@@ -153,9 +165,8 @@ class Writer:
             found = questions(scene, rng)
             if not held_out:
                 # What takes longest to learn is asked more often, in other words each time.
-                found += [
-                    q for _ in range(2) for q in questions(scene, rng) if q.kind in HARD_KINDS
-                ]
+                for kinds in HARD_KINDS:
+                    found += [q for q in questions(scene, rng) if q.kind in kinds]
             rng.shuffle(found)
             asked += found
         for group, question in enumerate(asked[:QUESTIONS_PER_PICTURE], start=1):

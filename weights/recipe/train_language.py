@@ -96,7 +96,9 @@ class Trainer:
         ]
         batch = collate(rows, pad=self.writer.special["pad"])
         with torch.autocast("cpu", torch.bfloat16):
-            return losses(self.model, batch, self.heads)
+            # A frozen tower learns nothing from perception.
+            trained = any(p.requires_grad for p in self.model.model.vision_model.parameters())
+            return losses(self.model, batch, self.heads if trained else None)
 
     def parameters(self) -> list[nn.Parameter]:
         """Return all that is trained."""
