@@ -30,6 +30,7 @@ def run(settings: "Settings") -> int:
     configure_logging(settings.log_level, style=settings.log_format)
     logger.info("Settings: %s", settings.model_dump_json(exclude_none=True))
     with bind(settings.host, port=settings.port) as listener:
+        logger.info("Loading %s", settings.model or "the embedded model")
         with loading():
             from server.lifecycle import load_pipeline, serve
 

@@ -13,6 +13,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic_core import from_json
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from server.middleware import CLIENT_GONE
 
@@ -49,7 +50,12 @@ class JsonRoute(APIRoute):
             media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
             if self.body_field is not None and media_type != "application/json":
                 raise HTTPException(415, "The content type must be application/json.")
-            return await handle(JsonRequest(request.scope, request.receive))
+            json_request = JsonRequest(request.scope, request.receive)
+            try:
+                await json_request.body()  # kept for whoever asks next
+            except ClientDisconnect:
+                return Response(status_code=CLIENT_GONE)
+            return await handle(json_request)
 
         return handle_json
 

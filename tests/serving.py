@@ -68,10 +68,11 @@ class ServerInThread:
         return httpx2.Client(base_url=self.url, timeout=60)
 
     def is_idle(self) -> bool:
-        """Whether the engine has nothing to do and holds no slot."""
-        service = self.context.dispatcher.service
-        stats = service.stats()
-        return (service.num_live, stats.num_running, stats.kv_usage) == (0, 0, 0)
+        """Whether the engine has nothing to do and holds no slot, and nobody waits for it."""
+        dispatcher = self.context.dispatcher
+        stats = dispatcher.service.stats()
+        live = (dispatcher.service.num_live, len(dispatcher._handles), stats.num_running)
+        return (*live, stats.kv_usage) == (0, 0, 0, 0)
 
 
 def wait_until(condition, timeout_s: float = START_S) -> None:

@@ -16,7 +16,6 @@ from server.heap import loading
 
 EXIT_FAULT = 1
 EXIT_USER = 2
-EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="janus",
@@ -147,7 +146,7 @@ def doctor(
     device: Device = "auto",
     dtype: Dtype = "auto",
 ) -> None:
-    """Look at this machine: versions, device, whether a model fits, and what to do next."""
+    """See what this machine has, what fits on it, and what to do next."""
     with loading():
         from server.cli.doctor import examine
 
@@ -164,8 +163,6 @@ def main() -> None:
         _exit(error.message, EXIT_FAULT)
     except OSError as error:
         _exit(f"{error.filename or 'I/O'}: {error.strerror or error}.", EXIT_USER)
-    except KeyboardInterrupt:
-        _exit("interrupted.", EXIT_INTERRUPTED)
 
 
 def _exit(message: str, code: int) -> None:

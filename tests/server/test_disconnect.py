@@ -20,14 +20,17 @@ LONG = {
 }
 
 
-def raw_post(server: ServerInThread, path: str, body: dict) -> socket.socket:
-    """Send a request and return the socket without waiting for the answer."""
+def raw_post(
+    server: ServerInThread, path: str, body: dict, *, missing_bytes: int = 0
+) -> socket.socket:
+    """Send a request (all but its last bytes) and return the socket without waiting for an
+    answer."""
     host, port = server.url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)))
     content = json.dumps(body).encode()
     head = (
         f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-        f"content-length: {len(content)}\r\n\r\n"
+        f"content-length: {len(content) + missing_bytes}\r\n\r\n"
     )
     connection.sendall(head.encode() + content)
     return connection
@@ -87,11 +90,13 @@ def test_those_who_stay_get_what_they_would_get_alone(server: ServerInThread):
     wait_until(server.is_idle)
 
 
+@pytest.mark.parametrize("missing_bytes", [0, 1])
 def test_a_client_that_left_is_logged_as_499(
-    server: ServerInThread, caplog: pytest.LogCaptureFixture
+    server: ServerInThread, caplog: pytest.LogCaptureFixture, missing_bytes: int
 ):
+    """Whether it left after its request or in the middle of it."""
     with caplog.at_level("INFO", logger="server.access"):
-        raw_post(server, "/v1/chat/completions", LONG).close()
+        raw_post(server, "/v1/chat/completions", LONG, missing_bytes=missing_bytes).close()
         wait_until(lambda: any("status=499" in r.getMessage() for r in caplog.records), timeout_s=5)
     wait_until(server.is_idle)
 
