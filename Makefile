@@ -12,7 +12,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint types format unit test-slow test-gpu bench clean
+.PHONY: help serve test lint types format unit test-slow test-gpu bench pictures clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -55,6 +55,9 @@ format: $(VENV)/.installed-dev ## Rewrite files in the house format
 
 bench: $(VENV)/.installed ## The engine against transformers' generate; ARGS="--model wide"
 	$(BIN)/python -m benchmarks.engine $(ARGS)
+
+pictures: $(VENV)/.installed ## Draw the pictures of the README again, by its own commands
+	grep '^janus draw ' README.md | (cd docs/images && PATH=$(CURDIR)/$(BIN):$$PATH bash -eu)
 
 clean: ## Remove the environment and every cache
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
