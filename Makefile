@@ -19,6 +19,7 @@ help: ## Show the targets
 
 # torch first and by itself: whatever comes after finds the pinned one and cannot pull another.
 $(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "Installing into $(VENV), once. The first time this downloads PyTorch and takes a minute or two."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet torch
 	$(BIN)/python -m pip install --quiet --editable .
