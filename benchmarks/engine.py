@@ -145,9 +145,8 @@ def _step_and_floor(
         mean_context=statistics.mean(prompts) + statistics.mean(outputs) / 2,
     )
     num_bytes = step_bytes(config, shape, bytes_per_value=BYTES_PER_VALUE)
-    return statistics.median(step.duration_s for step in full), num_bytes / read_bandwidth(
-        num_bytes
-    )
+    floor_s = num_bytes / read_bandwidth(num_bytes)
+    return statistics.median(step.duration_s for step in full), floor_s
 
 
 def _num_rows(step: StepDone) -> int:
