@@ -35,7 +35,7 @@ def create_app(pipeline: Pipeline, settings: Settings) -> FastAPI:
         offload = Offload(
             num_threads=settings.media_threads, max_pending=pipeline.settings.max_waiting
         )
-        dispatcher = Dispatcher(pipeline, metrics=metrics)
+        dispatcher = Dispatcher(pipeline, metrics=metrics, max_step_s=settings.max_step_s)
         context = Context(
             settings=settings,
             pipeline=pipeline,

@@ -3,7 +3,7 @@
 Owns the routing of events to the requests they belong to. Knows no HTTP and no JSON. Invariants:
 one `call_soon_threadsafe` per step, whatever it brought; a handle that is closed, by whatever way
 its HTTP request ended, cancels what the engine has not finished; nobody waits for an engine that
-is gone, because every submitted request gets exactly one terminal event.
+is gone or hangs, because every submitted request gets a terminal event or is given up.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from janus_core.engine.events import (
 )
 from janus_core.engine.request import Request, TextRequest
 from janus_core.engine.service import EngineService
-from janus_core.errors import JanusError, StepError
+from janus_core.errors import EngineDeadError, JanusError, StepError
 from janus_core.pipeline import Pipeline
 from server.metrics import Metrics
 from server.record import RequestRecord, Task
@@ -33,6 +33,9 @@ from server.record import RequestRecord, Task
 logger = logging.getLogger(__name__)
 
 STOP_S = 10.0
+
+WATCH_S = 0.5
+"""Between two looks at how long the step at hand has been running."""
 
 RequestEvent = Started | TextDelta | ImageProgress | Preview | Finished
 """What a handle passes on; a `Failed` is raised instead."""
@@ -44,7 +47,7 @@ class Dispatcher:
     Made on the event loop that waits.
     """
 
-    def __init__(self, pipeline: Pipeline, *, metrics: Metrics) -> None:
+    def __init__(self, pipeline: Pipeline, *, metrics: Metrics, max_step_s: float) -> None:
         self.metrics = metrics
         self._loop = asyncio.get_running_loop()
         self._handles: dict[str, RequestHandle] = {}
@@ -52,10 +55,18 @@ class Dispatcher:
         self._idle.set()
         self.service: EngineService = pipeline.new_service(self._sink)
         self.draining = False
+        self._max_step_s = max_step_s
+        self._watching: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Start the engine's thread."""
         self.service.start()
+        self._watching = asyncio.ensure_future(self._watch_steps())
+
+    @property
+    def is_hung(self) -> bool:
+        """Whether the step at hand takes longer than any should."""
+        return self.service.step_age_s > self._max_step_s
 
     async def drain(self, grace_s: float) -> bool:
         """Take no new work, wait for the rest, stop the engine; whether all ended in time.
@@ -77,6 +88,8 @@ class Dispatcher:
 
         A hung step cannot be interrupted: after `STOP_S` its thread, a daemon, is left behind.
         """
+        if self._watching is not None:
+            self._watching.cancel()
         stopped = asyncio.Event()
 
         def stop() -> None:
@@ -122,6 +135,15 @@ class Dispatcher:
                 continue
             self._observe(event, handle)
             handle.put(event)
+
+    async def _watch_steps(self) -> None:
+        """A step that hangs has no events, so who waits for one is told here. If it goes on in the
+        end, the requests it was computing are cancelled, because nobody waits any more."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            if self.is_hung:
+                for request_id, handle in self._handles.items():
+                    handle.give_up(request_id)
 
     def _forget(self, request_id: str) -> "RequestHandle | None":
         handle = self._handles.pop(request_id, None)
@@ -195,6 +217,12 @@ class RequestHandle:
             self._open.discard(event.request_id)
         if not self._closed:
             self._queue.put_nowait(event)
+
+    def give_up(self, request_id: str) -> None:
+        """Tell who waits that no answer will come; the engine has not ended the request."""
+        if not self._closed:
+            error = EngineDeadError("The engine does not answer.")
+            self._queue.put_nowait(Failed(request_id, error))
 
     def close(self) -> None:
         """Cancel whatever has not ended. Safe to call again."""

@@ -58,7 +58,6 @@ def _obstacle(context: Context) -> str | None:
 
 def _engine_fault(context: Context) -> str | None:
     """A thread that has ended, or a step that does not: both need a restart."""
-    service = context.dispatcher.service
-    if not service.healthy:
+    if not context.dispatcher.service.healthy:
         return "engine dead"
-    return "engine hung" if service.step_age_s > context.settings.max_step_s else None
+    return "engine hung" if context.dispatcher.is_hung else None

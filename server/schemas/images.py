@@ -14,7 +14,6 @@ from server.schemas.common import Body, Bool, Float, Int, OneOrMore, Reply, Seed
 
 MAX_PROMPT_CHARS = 32_000
 MAX_PARTIAL_IMAGES = 16
-DEFAULT_COMPRESSION = 100
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 Quality = Literal["low", "medium", "high"]

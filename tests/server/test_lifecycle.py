@@ -165,6 +165,27 @@ def test_a_dead_engine_shows_at_once_and_nobody_waits(
         assert (late.status_code, late.json()["error"]["code"]) == (503, "engine_dead")
 
 
+@pytest.mark.parametrize("stream", [True, False])
+def test_nobody_waits_for_a_hung_step_and_the_next_request_is_served(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, stream: bool
+):
+    with (
+        ServerInThread(model=str(tiny_checkpoint), max_step_s=2) as server,
+        server.client() as client,
+    ):
+        engine, gate = server.context.pipeline.engine, threading.Event()
+        step = engine.step
+        monkeypatch.setattr(engine, "step", lambda: (gate.wait(), step())[1])
+        reply = client.post(CHAT, json=LONG | {"stream": stream})
+        assert reply.status_code == (200 if stream else 503)
+        assert client.get("/readyz").json() == {"status": "engine hung"}
+        gate.set()
+        error = json.loads(reply.text.strip().split("\n")[-1].removeprefix("data: "))["error"]
+        assert (error["type"], error["code"]) == ("service_unavailable", "engine_dead")
+        wait_until(server.is_idle)
+        assert client.post(CHAT, json=LONG | {"max_tokens": 1}).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("flags", "environ", "words"),
     [
