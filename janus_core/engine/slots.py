@@ -12,6 +12,7 @@ others, and evicted, least recently used first, when its room is needed.
 """
 
 from bisect import bisect_left, insort
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from operator import attrgetter
@@ -243,36 +244,50 @@ class SlotPool:
         self, keys: list[int], salt: str, capacity: int, *, from_top: bool, pinned: Slot | None
     ) -> Slot | None:
         """A new slot in use; evicts cached slots other than `pinned`, but none in vain."""
-        if self._find_gap(capacity, from_top=from_top, skip_cached=True, pinned=pinned) is None:
+        room = self._find_gap(capacity, from_top=from_top) or self._evict(capacity, pinned)
+        if room is None:
             return None
-        while True:
-            start = self._find_gap(capacity, from_top=from_top, skip_cached=False)
-            if start is not None:
-                break
-            cached = (slot for slot in self._slots if not slot.in_use and slot is not pinned)
-            self._remove(min(cached, key=attrgetter("last_used")))
-        slot = Slot(start, capacity, keys, salt)
+        start, end = room
+        slot = Slot(end - capacity if from_top else start, capacity, keys, salt)
         self._insert(slot)
         return slot
 
-    def _find_gap(
-        self, capacity: int, *, from_top: bool, skip_cached: bool, pinned: Slot | None = None
-    ) -> int | None:
-        fits = (
-            (start, end)
-            for start, end in self._gaps(skip_cached=skip_cached, pinned=pinned)
-            if end - start >= capacity
-        )
-        if not from_top:
-            return next((start for start, _ in fits), None)
-        return max((end - capacity for _, end in fits), default=None)
+    def _find_gap(self, capacity: int, *, from_top: bool) -> tuple[int, int] | None:
+        """The first or the last free run that is large enough."""
+        fits = (gap for gap in self._gaps(skip_cached=False) if gap[1] - gap[0] >= capacity)
+        return max(fits, default=None) if from_top else next(fits, None)
 
-    def _gaps(self, *, skip_cached: bool, pinned: Slot | None = None) -> Iterator[tuple[int, int]]:
-        """The free runs `[start, end)`, ascending; cached slots but `pinned` count as free if
-        asked."""
+    def _evict(self, capacity: int, pinned: Slot | None) -> tuple[int, int] | None:
+        """Evict neighbouring cached slots and return the room they leave: of all runs that suffice,
+        the one whose most recently used slot was used least recently. Call it if no gap suffices.
+        """
+        best: list[Slot] = []
+        best_used = self._clock + 1
+        room = None
+        run: deque[Slot] = deque()
+        low = 0  # where the room of the run begins
+        highs = [slot.start for slot in self._slots[1:]] + [self.num_positions]
+        for slot, high in zip(self._slots, highs, strict=False):
+            # What was used more recently than the best run can be in no better one.
+            if slot.in_use or slot is pinned or slot.last_used >= best_used:
+                run.clear()
+                low = slot.end
+                continue
+            run.append(slot)
+            while high - run[0].end >= capacity:
+                low = run.popleft().end
+            if high - low >= capacity:
+                best, room = list(run), (low, high)
+                best_used = max(cached.last_used for cached in run)
+        for cached in best:
+            self._remove(cached)
+        return room
+
+    def _gaps(self, *, skip_cached: bool) -> Iterator[tuple[int, int]]:
+        """The free runs `[start, end)`, ascending; cached slots count as free if asked."""
         start = 0
         for slot in self._slots:
-            if skip_cached and not slot.in_use and slot is not pinned:
+            if skip_cached and not slot.in_use:
                 continue
             if slot.start > start:
                 yield start, slot.start

@@ -132,6 +132,20 @@ def test_the_least_recently_used_prefix_makes_room() -> None:
     assert pool.find_prefix([3] * 11, "").num_ready == 10
 
 
+def test_only_neighbours_that_make_room_together_are_evicted() -> None:
+    """Not the oldest, wherever they lie: of the runs that suffice, the one least recently used."""
+    pool = SlotPool(8 * UNIT)
+    texts = [[*range(100 * n, 100 * n + UNIT)] for n in range(8)]
+    slots = [take(pool, keys) for keys in texts]
+    for number in (0, 6, 2, 3, 4, 7, 5, 1):
+        pool.release(slots[number], keep=UNIT)
+    large = take(pool, [*range(900, 900 + 2 * UNIT)])
+    assert large.start == 2 * UNIT
+    pool.check_integrity()
+    kept = [n for n, keys in enumerate(texts) if pool.find_prefix(keys, "").num_ready]
+    assert kept == [0, 1, 4, 5, 6, 7]
+
+
 def test_nothing_is_evicted_in_vain() -> None:
     pool = SlotPool(3 * UNIT)
     pool.release(take(pool, [1] * 10), keep=10)
