@@ -23,6 +23,10 @@ from weights.recipe.sequences import IGNORED, Batch
 from weights.recipe.tokenizer import VOCAB_SIZE, special_ids
 from weights.recipe.training import pixels
 
+PLACES_PER_SIDE = 10
+# Half way: the layers after it compare.
+LOCATING_LAYER = 3
+
 
 @dataclass(frozen=True)
 class Losses:
@@ -32,6 +36,7 @@ class Losses:
     text: Tensor
     codes: Tensor
     perception: Tensor
+    places: Tensor
     chosen_BT: Tensor
 
 
@@ -72,9 +77,12 @@ def embed(
 
 
 def losses(
-    model: JanusForConditionalGeneration, batch: Batch, heads: nn.Linear | None = None
+    model: JanusForConditionalGeneration,
+    batch: Batch,
+    heads: nn.Linear | None = None,
+    locator: nn.Linear | None = None,
 ) -> Losses:
-    """Return the losses of answers, codes and (given heads) perception.
+    """Return the losses of answers, codes, perception (given heads) and places (given a locator).
 
     Each position is judged by the token after it.
     """
@@ -84,12 +92,17 @@ def losses(
     if heads is not None and features_KPD is not None:
         scenes, photographs = zip(*batch.seen, strict=True)
         perception, _ = loss_of(heads(features_KPD), label(list(scenes), list(photographs)))
-    h_BTD = core.language_model(
+    out = core.language_model(
         inputs_embeds=embed(model, batch, features_KPD),
         attention_mask=batch.mask_B1TT,
         position_ids=batch.positions_BT,
         use_cache=False,
-    ).last_hidden_state
+        output_hidden_states=locator is not None,
+    )
+    h_BTD = out.last_hidden_state
+    places = torch.zeros(())
+    if locator is not None and batch.mentions:
+        places = _place_loss(locator, out.hidden_states[LOCATING_LAYER], batch)
     next_BT = F.pad(batch.labels_BT[:, 1:], (0, 1), value=IGNORED)
     chosen_BT = torch.full_like(next_BT, IGNORED)
     is_text = (next_BT >= 0) & (next_BT < VOCAB_SIZE)
@@ -103,7 +116,18 @@ def losses(
         logits_C = core.generation_head(h_BTD[is_code]).float()
         chosen_BT[is_code] = logits_C.argmax(-1) + VOCAB_SIZE
         codes = F.cross_entropy(logits_C, next_BT[is_code] - VOCAB_SIZE)
-    return Losses(text, codes, perception, chosen_BT)
+    return Losses(text, codes, perception, places, chosen_BT)
+
+
+def _place_loss(locator: nn.Linear, h_BTD: Tensor, batch: Batch) -> Tensor:
+    """Return how badly column and row of an object are read where a question has named it.
+
+    Without this the network takes very long to find out that it has to compare two places.
+    """
+    rows, tokens, x, y = (torch.tensor(values) for values in zip(*batch.mentions, strict=True))
+    across, down = locator(h_BTD[rows, tokens]).float().chunk(2, -1)
+    bins = (torch.stack((x, y)) * PLACES_PER_SIDE).long().clamp(0, PLACES_PER_SIDE - 1)
+    return F.cross_entropy(across, bins[0]) + F.cross_entropy(down, bins[1])
 
 
 def answered(batch: Batch, chosen_BT: Tensor) -> list[tuple[str, bool]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import re
 
 from weights.recipe.captions import article
 from weights.recipe.world import Object, Scene, place_of, relation_of
@@ -97,6 +98,17 @@ def references(item: Object, scene: Scene, *, without: tuple[str, ...] = ()) -> 
     if not others:
         found += ["it", "the object", "the shape", "the figure"]
     return found
+
+
+def mentions(text: str, scene: Scene) -> list[tuple[int, Object]]:
+    """Return the objects a text names, each with the end of its name in the text."""
+    found: dict[int, Object] = {}
+    for item in scene.objects:
+        for phrase in references(item, scene):
+            if phrase.startswith("the "):
+                for match in re.finditer(rf"{phrase}\b", text):
+                    found[match.end()] = item
+    return sorted(found.items(), key=lambda pair: pair[0])
 
 
 def by_place(item: Object, scene: Scene, rng: random.Random) -> str | None:

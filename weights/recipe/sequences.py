@@ -25,6 +25,7 @@ from weights.recipe.captions import caption
 from weights.recipe.geometry import IMAGE_PX, NUM_CODES
 from weights.recipe.language import Question, questions
 from weights.recipe.photographs import Photograph, photograph
+from weights.recipe.references import mentions
 from weights.recipe.tokenizer import VOCAB_SIZE, special_ids
 from weights.recipe.world import Scene, render, sample_scene
 
@@ -52,6 +53,7 @@ class Row:
     groups: list[int] = field(default_factory=list)
     seen: list[tuple[Scene, Photograph]] = field(default_factory=list)
     answers: list[tuple[str, int, int]] = field(default_factory=list)
+    mentions: list[tuple[int, float, float]] = field(default_factory=list)
 
     def add(self, ids: list[int], *, group: int, position: int, learn: bool = False) -> int:
         """Append tokens from `position` on; return the position after them."""
@@ -72,6 +74,7 @@ class Batch:
     mask_B1TT: Tensor
     seen: list[tuple[Scene, Photograph]]
     answers: list[tuple[int, str, int, int]]
+    mentions: list[tuple[int, int, float, float]]
 
 
 @dataclass(frozen=True)
@@ -170,13 +173,20 @@ class Writer:
             rng.shuffle(found)
             asked += found
         for group, question in enumerate(asked[:QUESTIONS_PER_PICTURE], start=1):
-            after = row.add(
-                self.encode(f"\n{question.text}\n\n{chat.ASSISTANT}:"),
-                group=group,
-                position=position,
-            )
+            text = f"\n{question.text}\n\n{chat.ASSISTANT}:"
+            self._mention(row, text, scene)
+            after = row.add(self.encode(text), group=group, position=position)
             self._answer(row, question, group=group, position=after)
         return row
+
+    def _mention(self, row: Row, text: str, scene: Scene) -> None:
+        """Note at which tokens of a text about to be added objects have been named, and where."""
+        named = mentions(text, scene)
+        if named:
+            offsets = self._tokenizer.encode(text, add_special_tokens=False).offsets
+            ends = {end: i for i, (_, end) in enumerate(offsets)}
+            begin = len(row.ids)
+            row.mentions += [(begin + ends[end], o.x, o.y) for end, o in named if end in ends]
 
     def _answer(self, row: Row, question: Question, *, group: int, position: int) -> int:
         begin = len(row.ids)
@@ -297,4 +307,5 @@ def collate(rows: list[Row], *, pad: int) -> Batch:
         mask_B1TT=torch.zeros(seen.shape, dtype=torch.bfloat16).masked_fill_(~seen, -1e9)[:, None],
         seen=seen_pictures,
         answers=[(i, *answer) for i, row in enumerate(rows) for answer in row.answers],
+        mentions=[(i, *mention) for i, row in enumerate(rows) for mention in row.mentions],
     )

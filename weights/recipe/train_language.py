@@ -27,7 +27,15 @@ from weights.recipe import tokenizer as tokenizers
 from weights.recipe import train_codes
 from weights.recipe.captions import caption
 from weights.recipe.geometry import WIDTH
-from weights.recipe.network import Losses, answered, build, draw, load_parts, losses
+from weights.recipe.network import (
+    PLACES_PER_SIDE,
+    Losses,
+    answered,
+    build,
+    draw,
+    load_parts,
+    losses,
+)
 from weights.recipe.perception import NUM_OUTPUTS
 from weights.recipe.sequences import Targets, Writer, collate
 from weights.recipe.settle_codes import Table, look_up
@@ -38,6 +46,7 @@ logger = logging.getLogger("language")
 # The gradients of codes are larger and noisier: a caption leaves much open, a question nothing.
 TEXT_LOSS_WEIGHT, CODE_LOSS_WEIGHT, PERCEPTION_LOSS_WEIGHT = 2.0, 0.7, 0.3
 IMAGES_PER_ROW = 3
+PLACE_LOSS_WEIGHT = 0.3
 WARMUP_STEPS = 100
 LOG_EVERY = 25
 TRAINED = ("language_model", "lm_head", "vision_model", "aligner", "generation_")
@@ -59,6 +68,7 @@ class Trainer:
         self.targets = Targets(self.encode)
         self.model = build(self.tokenizer)
         self.heads = nn.Linear(WIDTH, NUM_OUTPUTS)
+        self.locator = nn.Linear(WIDTH, 2 * PLACES_PER_SIDE)
         for name, p in self.model.named_parameters():
             p.requires_grad_(any(part in name for part in TRAINED))
 
@@ -98,11 +108,11 @@ class Trainer:
         with torch.autocast("cpu", torch.bfloat16):
             # A frozen tower learns nothing from perception.
             trained = any(p.requires_grad for p in self.model.model.vision_model.parameters())
-            return losses(self.model, batch, self.heads if trained else None)
+            return losses(self.model, batch, self.heads if trained else None, self.locator)
 
     def parameters(self) -> list[nn.Parameter]:
         """Return all that is trained."""
-        return [*self.model.parameters(), *self.heads.parameters()]
+        return [*self.model.parameters(), *self.heads.parameters(), *self.locator.parameters()]
 
     def average_gradients(self, progress: float) -> float:
         """Replace gradients by their mean over all processes; return the mean of `progress` too."""
@@ -175,7 +185,7 @@ def train(trainer: Trainer, args: Namespace) -> None:
     """Train the model in place and save its average now and then."""
     model = trainer.model
     model.model.vision_model.requires_grad_(args.tower_percent > 0)
-    both = nn.ModuleDict({"model": model, "heads": trainer.heads})
+    both = nn.ModuleDict({"model": model, "heads": trainer.heads, "locator": trainer.locator})
     optimizers = Optimizers(
         both,
         inner=("encoder.layers", "language_model.layers"),
@@ -183,12 +193,13 @@ def train(trainer: Trainer, args: Namespace) -> None:
     )
     average = Average(model, decay=0.998)
     peak, last = args.peak_e5 * 1e-5, args.last_percent / 100
-    started, seen, step, progress = time.monotonic(), [0.0] * 3, 0, 0.0
+    started, seen, step, progress = time.monotonic(), [0.0] * 4, 0, 0.0
     while progress < 1:
         found = trainer.losses_of(args.understanding_rows, args.generation_rows)
         answers_and_codes = TEXT_LOSS_WEIGHT * found.text + CODE_LOSS_WEIGHT * found.codes
-        (answers_and_codes + PERCEPTION_LOSS_WEIGHT * found.perception).backward()
-        each = (found.text, found.codes, found.perception)
+        seeing = PERCEPTION_LOSS_WEIGHT * found.perception + PLACE_LOSS_WEIGHT * found.places
+        (answers_and_codes + seeing).backward()
+        each = (found.text, found.codes, found.perception, found.places)
         seen = [total + loss.item() for total, loss in zip(seen, each, strict=True)]
         step += 1
         elapsed_s = time.monotonic() - started
@@ -200,13 +211,13 @@ def train(trainer: Trainer, args: Namespace) -> None:
         average.update(model)
         if trainer.rank == 0 and step % LOG_EVERY == 0:
             logger.info(
-                "step %d (%.1f %%) text %.4f codes %.4f perception %.4f, %.2f steps/s",
+                "step %d (%.1f %%) text %.4f codes %.4f perception %.4f places %.4f, %.2f steps/s",
                 step,
                 100 * progress,
                 *(total / LOG_EVERY for total in seen),
                 step / elapsed_s,
             )
-            seen = [0.0] * 3
+            seen = [0.0] * 4
         if trainer.rank == 0 and (step % args.evaluate_every == 0 or progress >= 1):
             average.swap(model)
             save(trainer, args.work / f"{args.name}.pt", draws=args.generation_rows > 0)
