@@ -80,7 +80,9 @@ class Settings(BaseSettings):
         None, description="Sequences decoded at once; a guided image is two."
     )
     step_token_budget: Positive | None = Field(
-        None, description="Tokens computed per step at most."
+        None,
+        description="Tokens computed per step at most. Default: 512, fewer for a large model on a "
+        "CPU.",
     )
     max_waiting: Positive | None = Field(
         None, description="Requests that may wait for a slot before new ones are refused with 429."
