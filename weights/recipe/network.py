@@ -24,6 +24,8 @@ from weights.recipe.tokenizer import VOCAB_SIZE, special_ids
 from weights.recipe.training import pixels
 
 PLACES_PER_SIDE = 10
+# Rows, columns, and numbers of objects begun.
+DRAWN_SIZES = [8, 8, 4]
 # Half way: the layers after it compare.
 LOCATING_LAYER = 3
 
@@ -37,6 +39,7 @@ class Losses:
     codes: Tensor
     perception: Tensor
     places: Tensor
+    drawn: Tensor
     chosen_BT: Tensor
 
 
@@ -80,9 +83,9 @@ def losses(
     model: JanusForConditionalGeneration,
     batch: Batch,
     heads: nn.Linear | None = None,
-    locator: nn.Linear | None = None,
+    locators: nn.ModuleDict | None = None,
 ) -> Losses:
-    """Return the losses of answers, codes, perception (given heads) and places (given a locator).
+    """Return the losses of answers, codes, perception (given heads) and places (given locators).
 
     Each position is judged by the token after it.
     """
@@ -97,12 +100,14 @@ def losses(
         attention_mask=batch.mask_B1TT,
         position_ids=batch.positions_BT,
         use_cache=False,
-        output_hidden_states=locator is not None,
+        output_hidden_states=locators is not None,
     )
     h_BTD = out.last_hidden_state
-    places = torch.zeros(())
-    if locator is not None and batch.mentions:
-        places = _place_loss(locator, out.hidden_states[LOCATING_LAYER], batch)
+    places = drawn = torch.zeros(())
+    if locators is not None and batch.mentions:
+        places = _place_loss(locators["places"], out.hidden_states[LOCATING_LAYER], batch)
+    if locators is not None and batch.drawn:
+        drawn = _drawn_loss(locators["drawn"], out.hidden_states[LOCATING_LAYER], batch)
     next_BT = F.pad(batch.labels_BT[:, 1:], (0, 1), value=IGNORED)
     chosen_BT = torch.full_like(next_BT, IGNORED)
     is_text = (next_BT >= 0) & (next_BT < VOCAB_SIZE)
@@ -116,10 +121,10 @@ def losses(
         logits_C = core.generation_head(h_BTD[is_code]).float()
         chosen_BT[is_code] = logits_C.argmax(-1) + VOCAB_SIZE
         codes = F.cross_entropy(logits_C, next_BT[is_code] - VOCAB_SIZE)
-    return Losses(text, codes, perception, places, chosen_BT)
+    return Losses(text, codes, perception, places, drawn, chosen_BT)
 
 
-def _place_loss(locator: nn.Linear, h_BTD: Tensor, batch: Batch) -> Tensor:
+def _place_loss(locator: nn.Module, h_BTD: Tensor, batch: Batch) -> Tensor:
     """Return how badly column and row of an object are read where a question has named it.
 
     Without this the network takes very long to find out that it has to compare two places.
@@ -128,6 +133,19 @@ def _place_loss(locator: nn.Linear, h_BTD: Tensor, batch: Batch) -> Tensor:
     across, down = locator(h_BTD[rows, tokens]).float().chunk(2, -1)
     bins = (torch.stack((x, y)) * PLACES_PER_SIDE).long().clamp(0, PLACES_PER_SIDE - 1)
     return F.cross_entropy(across, bins[0]) + F.cross_entropy(down, bins[1])
+
+
+def _drawn_loss(locator: nn.Module, h_BTD: Tensor, batch: Batch) -> Tensor:
+    """Return how badly the state of a drawing is read before each code.
+
+    The state is row and column of the next code, and how many objects have begun.
+    """
+    rows, tokens, *state = (torch.tensor(values) for values in zip(*batch.drawn, strict=True))
+    parts = locator(h_BTD[rows, tokens]).float().split(DRAWN_SIZES, -1)
+    return sum(
+        (F.cross_entropy(part, target) for part, target in zip(parts, state, strict=True)),
+        start=torch.zeros(()),
+    )
 
 
 def answered(batch: Batch, chosen_BT: Tensor) -> list[tuple[str, bool]]:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from weights.recipe import chat
 from weights.recipe.captions import caption
-from weights.recipe.geometry import IMAGE_PX, NUM_CODES
+from weights.recipe.geometry import IMAGE_PX, NUM_CODES, PATCH_PX
 from weights.recipe.language import Question, questions
 from weights.recipe.photographs import Photograph, photograph
 from weights.recipe.references import mentions
@@ -34,6 +34,7 @@ QUESTIONS_PER_PICTURE = 12
 CAPTION_DROPOUT = 0.1
 SYSTEM_SHARE = 0.85
 MAX_KNOWN_TEXTS = 200_000
+CODES_PER_SIDE = IMAGE_PX // PATCH_PX
 HARD_KINDS = (
     ("relation", "place", "describe"),
     ("relation", "place"),
@@ -54,6 +55,7 @@ class Row:
     seen: list[tuple[Scene, Photograph]] = field(default_factory=list)
     answers: list[tuple[str, int, int]] = field(default_factory=list)
     mentions: list[tuple[int, float, float]] = field(default_factory=list)
+    drawn: list[tuple[int, int, int, int]] = field(default_factory=list)
 
     def add(self, ids: list[int], *, group: int, position: int, learn: bool = False) -> int:
         """Append tokens from `position` on; return the position after them."""
@@ -75,6 +77,16 @@ class Batch:
     seen: list[tuple[Scene, Photograph]]
     answers: list[tuple[int, str, int, int]]
     mentions: list[tuple[int, int, float, float]]
+    drawn: list[tuple[int, int, int, int, int]]
+
+
+def _begun(scene: Scene) -> list[int]:
+    """Return for each code how many objects have begun before it in raster order."""
+    first = []
+    for item in scene.objects:
+        left, top = item.x - item.extent / 2, item.y - item.extent / 2
+        first.append(int(top * CODES_PER_SIDE) * CODES_PER_SIDE + int(left * CODES_PER_SIDE))
+    return [sum(begin < j for begin in first) for j in range(NUM_CODES)]
 
 
 @dataclass(frozen=True)
@@ -138,6 +150,12 @@ class Writer:
             text = caption(target.scene, rng).text
             prompt = self.drawing_ids(text, empty=rng.random() < CAPTION_DROPOUT)
             position = row.add(prompt, group=group, position=0)
+            begun = _begun(target.scene)
+            # The state before each code belongs to the token in front of it.
+            row.drawn += [
+                (len(row.ids) - 1 + j, j // CODES_PER_SIDE, j % CODES_PER_SIDE, begun[j])
+                for j in range(NUM_CODES)
+            ]
             codes = [code + VOCAB_SIZE for code in target.codes]
             row.add(codes, group=group, position=position, learn=True)
         return row
@@ -308,4 +326,5 @@ def collate(rows: list[Row], *, pad: int) -> Batch:
         seen=seen_pictures,
         answers=[(i, *answer) for i, row in enumerate(rows) for answer in row.answers],
         mentions=[(i, *mention) for i, row in enumerate(rows) for mention in row.mentions],
+        drawn=[(i, *state) for i, row in enumerate(rows) for state in row.drawn],
     )

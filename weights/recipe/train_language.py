@@ -28,6 +28,7 @@ from weights.recipe import train_codes
 from weights.recipe.captions import caption
 from weights.recipe.geometry import WIDTH
 from weights.recipe.network import (
+    DRAWN_SIZES,
     PLACES_PER_SIDE,
     Losses,
     answered,
@@ -68,7 +69,12 @@ class Trainer:
         self.targets = Targets(self.encode)
         self.model = build(self.tokenizer)
         self.heads = nn.Linear(WIDTH, NUM_OUTPUTS)
-        self.locator = nn.Linear(WIDTH, 2 * PLACES_PER_SIDE)
+        self.locators = nn.ModuleDict(
+            {
+                "places": nn.Linear(WIDTH, 2 * PLACES_PER_SIDE),
+                "drawn": nn.Linear(WIDTH, sum(DRAWN_SIZES)),
+            }
+        )
         for name, p in self.model.named_parameters():
             p.requires_grad_(any(part in name for part in TRAINED))
 
@@ -82,6 +88,9 @@ class Trainer:
         """Load the named checkpoint, or without a name only the tower; and the codes, if any."""
         seeing = torch.load(self.work / "vision.pt", weights_only=True)
         self.heads.load_state_dict(seeing["heads"])
+        if (self.work / "locators.pt").exists():
+            known = torch.load(self.work / "locators.pt", weights_only=True)
+            self.locators.load_state_dict(known)
         if start:
             self.model.load_state_dict(torch.load(self.work / start, weights_only=True))
         else:
@@ -108,11 +117,11 @@ class Trainer:
         with torch.autocast("cpu", torch.bfloat16):
             # A frozen tower learns nothing from perception.
             trained = any(p.requires_grad for p in self.model.model.vision_model.parameters())
-            return losses(self.model, batch, self.heads if trained else None, self.locator)
+            return losses(self.model, batch, self.heads if trained else None, self.locators)
 
     def parameters(self) -> list[nn.Parameter]:
         """Return all that is trained."""
-        return [*self.model.parameters(), *self.heads.parameters(), *self.locator.parameters()]
+        return [*self.model.parameters(), *self.heads.parameters(), *self.locators.parameters()]
 
     def average_gradients(self, progress: float) -> float:
         """Replace gradients by their mean over all processes; return the mean of `progress` too."""
@@ -185,7 +194,7 @@ def train(trainer: Trainer, args: Namespace) -> None:
     """Train the model in place and save its average now and then."""
     model = trainer.model
     model.model.vision_model.requires_grad_(args.tower_percent > 0)
-    both = nn.ModuleDict({"model": model, "heads": trainer.heads, "locator": trainer.locator})
+    both = nn.ModuleDict({"model": model, "heads": trainer.heads, "locators": trainer.locators})
     optimizers = Optimizers(
         both,
         inner=("encoder.layers", "language_model.layers"),
@@ -193,13 +202,15 @@ def train(trainer: Trainer, args: Namespace) -> None:
     )
     average = Average(model, decay=0.998)
     peak, last = args.peak_e5 * 1e-5, args.last_percent / 100
-    started, seen, step, progress = time.monotonic(), [0.0] * 4, 0, 0.0
+    started, seen, step, progress = time.monotonic(), [0.0] * 5, 0, 0.0
     while progress < 1:
         found = trainer.losses_of(args.understanding_rows, args.generation_rows)
         answers_and_codes = TEXT_LOSS_WEIGHT * found.text + CODE_LOSS_WEIGHT * found.codes
-        seeing = PERCEPTION_LOSS_WEIGHT * found.perception + PLACE_LOSS_WEIGHT * found.places
+        seeing = PERCEPTION_LOSS_WEIGHT * found.perception + PLACE_LOSS_WEIGHT * (
+            found.places + found.drawn
+        )
         (answers_and_codes + seeing).backward()
-        each = (found.text, found.codes, found.perception, found.places)
+        each = (found.text, found.codes, found.perception, found.places, found.drawn)
         seen = [total + loss.item() for total, loss in zip(seen, each, strict=True)]
         step += 1
         elapsed_s = time.monotonic() - started
@@ -211,13 +222,14 @@ def train(trainer: Trainer, args: Namespace) -> None:
         average.update(model)
         if trainer.rank == 0 and step % LOG_EVERY == 0:
             logger.info(
-                "step %d (%.1f %%) text %.4f codes %.4f perception %.4f places %.4f, %.2f steps/s",
+                "step %d (%.1f %%) text %.4f codes %.4f "
+                "perception %.4f places %.4f drawn %.4f, %.2f steps/s",
                 step,
                 100 * progress,
                 *(total / LOG_EVERY for total in seen),
                 step / elapsed_s,
             )
-            seen = [0.0] * 4
+            seen = [0.0] * 5
         if trainer.rank == 0 and (step % args.evaluate_every == 0 or progress >= 1):
             average.swap(model)
             save(trainer, args.work / f"{args.name}.pt", draws=args.generation_rows > 0)
@@ -231,6 +243,7 @@ def save(trainer: Trainer, path: Path, *, draws: bool) -> None:
         trainer.sheet(path.with_suffix(".png"))
     state: dict[str, Tensor] = JanusForConditionalGeneration.state_dict(trainer.model)
     torch.save(state, path)
+    torch.save(trainer.locators.state_dict(), trainer.work / "locators.pt")
 
 
 if __name__ == "__main__":
