@@ -12,10 +12,12 @@ from tokenizers import Tokenizer
 from weights.recipe import chat
 from weights.recipe.captions import caption
 from weights.recipe.language import KINDS, description, questions
+from weights.recipe.references import REFERENCE_NOUNS, mentions
 from weights.recipe.sequences import IGNORED, CodedScene, Writer, collate
 from weights.recipe.tokenizer import SPECIAL_TOKENS, VOCAB_SIZE
 from weights.recipe.world import (
     COLORS,
+    SHAPES,
     make_object,
     make_scene,
     place_of,
@@ -155,3 +157,32 @@ def test_special_tokens_follow_the_text_in_janus_pros_order():
     ids = [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS.values()]
     assert ids == list(range(ids[0], ids[0] + len(ids)))
     assert tokenizer.get_vocab_size() == ids[-1] + 1 <= VOCAB_SIZE
+
+
+def test_a_question_tells_which_objects_it_names_and_where_the_names_end():
+    star = make_object("star", "blue", "small", x=0.75, y=0.5)
+    square = make_object("square", "orange", "large", x=0.25, y=0.5)
+    text = "Is the blue star to the left of the large object?"
+    named = mentions(text, make_scene([square, star], "gray"))
+    assert named == [(len("Is the blue star"), star), (len(text) - 1, square)]
+
+
+def test_noted_names_are_the_last_tokens_of_names(writer):
+    rng = random.Random(3)
+    tokenizer = Tokenizer.from_file(str(CHECKPOINT / "tokenizer.json"))
+    rows = [writer.understanding(rng, held_out=True) for _ in range(10)]
+    noted = [tokenizer.decode([row.ids[i]]).strip() for row in rows for i, *_ in row.mentions]
+    assert noted
+    assert set(noted) <= {*SHAPES, *REFERENCE_NOUNS}
+
+
+def test_the_state_of_a_drawing_counts_objects_in_raster_order(writer):
+    first = make_object("square", "red", "small", x=0.25, y=0.25)
+    second = make_object("square", "blue", "small", x=0.75, y=0.75)
+    scene = make_scene([second, first], "white")
+    row = writer.generation(random.Random(0), [CodedScene(scene, [0] * 64)])
+    begun = [state[3] for state in row.drawn]
+    assert begun[: 8 + 1 + 1] == [0] * 10
+    assert begun[10] == 1
+    assert (begun[5 * 8 + 5], begun[5 * 8 + 6]) == (1, 2)
+    assert [state[0] for state in row.drawn] == list(range(len(row.ids) - 65, len(row.ids) - 1))

@@ -23,14 +23,25 @@ VISION = ("train_vision", "--steps=3000", "--batch=40")
 UNDERSTANDING = ("train_language", "--name=understanding", "--steps=800", "--last-percent=60")
 JOINT = (
     "train_language",
-    "--name=joint",
+    "--name=both",
     "--start=understanding.pt",
-    "--steps=4000",
-    "--peak-e5=65",
+    "--steps=3000",
+    "--peak-e5=70",
+    "--last-percent=50",
     "--understanding-rows=7",
     "--generation-rows=4",
     "--tower-percent=60",
+)
+# The tower has seen enough, and drawing takes longer to learn than answering.
+DRAWING = (
+    "train_language",
+    "--name=joint",
+    "--start=both.pt",
+    "--steps=1500",
+    "--peak-e5=80",
     "--last-percent=1",
+    "--understanding-rows=5",
+    "--generation-rows=8",
 )
 NUM_RANKS = 2
 
@@ -50,7 +61,8 @@ def main() -> None:
     _finish([_start((*VISION, *common))])
     _finish([codes])
     _finish([_start((*UNDERSTANDING, *common)), _start((*SETTLE, *common))])
-    _finish([_start((*JOINT, *common), rank=rank) for rank in range(NUM_RANKS)])
+    for stage in (JOINT, DRAWING):
+        _finish([_start((*stage, *common), rank=rank) for rank in range(NUM_RANKS)])
     _finish([_start(("export", "--start=joint.pt", f"--folder={args.folder}", *common))])
     logger.info("trained in %.0f minutes", (time.monotonic() - started) / 60)
 
