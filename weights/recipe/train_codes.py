@@ -223,13 +223,7 @@ def train(
         images = _batch(rng, 16, crop=crop)
         with torch.autocast("cpu", torch.bfloat16):
             z = latents(model, images)
-            if quantised:
-                q, ids = quantise(model, z)
-                commitment = ((z - q) ** 2).sum(1).mean()
-                out = decode(model, z + (q - z).detach())
-            else:
-                commitment = z.new_zeros(())
-                out = decode(model, F.normalize(z + LATENT_NOISE * torch.randn_like(z), dim=1))
+            out, ids, commitment = _through_bottleneck(model, z, quantised=quantised)
         loss = figure_loss(out, images)
         (loss + 0.25 * commitment).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -261,6 +255,18 @@ def train(
     codes = model.quantize.embedding.weight.detach().clone()
     average.swap(model)
     model.quantize.embedding.weight.data.copy_(codes)
+
+
+def _through_bottleneck(
+    model: JanusVQVAE, z: Tensor, *, quantised: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return pictures, code ids and the commitment loss; without codes, noise takes their place."""
+    if not quantised:
+        noisy = F.normalize(z + LATENT_NOISE * torch.randn_like(z), dim=1)
+        return decode(model, noisy), torch.empty(0, dtype=torch.long), z.new_zeros(())
+    q, ids = quantise(model, z)
+    # Straight through: the decoder sees the code, the encoder gets the decoder's gradient.
+    return decode(model, z + (q - z).detach()), ids, ((z - q) ** 2).sum(1).mean()
 
 
 def main() -> None:
