@@ -17,7 +17,7 @@ def server(tiny_checkpoint: Path) -> Iterator[ServerInThread]:
     with ServerInThread(
         model=str(tiny_checkpoint),
         served_model_name="tiny",
-        # Shorter than any step, so that every silence shows.
+        # So short that a test can afford to be silent for longer.
         ping_interval_s=0.0005,
         max_body_bytes=2**20,
         max_image_bytes=2**19,

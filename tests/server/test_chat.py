@@ -1,9 +1,12 @@
 """Chat completions over a real socket: shapes, parameters, streams."""
 
 import json
+import time
 
 import httpx2
 import pytest
+
+from tests.serving import ServerInThread
 
 HELLO = [{"role": "user", "content": "What is in the picture?"}]
 
@@ -228,7 +231,12 @@ def test_penalties_and_filters_change_what_is_sampled(client: httpx2.Client):
         assert ask(client, max_tokens=24, **penalty)["choices"][0]["message"]["content"] != greedy
 
 
-def test_a_silent_stream_is_kept_alive_by_comments(client: httpx2.Client):
+def test_a_silent_stream_is_kept_alive_by_comments(
+    server: ServerInThread, client: httpx2.Client, monkeypatch: pytest.MonkeyPatch
+):
+    engine = server.context.pipeline.engine
+    step = engine.step
+    monkeypatch.setattr(engine, "step", lambda: (time.sleep(0.05), step())[1])
     body = {"messages": HELLO, "stream": True, "max_tokens": 8, "ignore_eos": True}
     with client.stream("POST", "/v1/chat/completions", json=body) as reply:
         events = reply.read().decode().split("\n\n")

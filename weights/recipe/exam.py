@@ -7,6 +7,7 @@ and every scene and every caption shows a held-out combination.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from dataclasses import dataclass
@@ -41,19 +42,22 @@ class Commission:
 
 
 def held_out_questions(num_scenes: int, *, seed: int = 1) -> list[Question]:
-    """Return three questions on each of `num_scenes` held-out scenes, every kind equally often."""
+    """Return `QUESTIONS_PER_SCENE * num_scenes` questions on at least as many held-out scenes.
+
+    Every kind is asked equally often: a scene only gets questions of kinds not yet complete.
+    """
     rng = random.Random(seed)
     asked: Counter[str] = Counter()
     exam: list[Question] = []
-    while len(exam) < num_scenes * QUESTIONS_PER_SCENE:
+    num_questions = num_scenes * QUESTIONS_PER_SCENE
+    quota = math.ceil(num_questions / len(language.KINDS))
+    while len(exam) < num_questions:
         scene = world.sample_scene(rng, held_out=True)
-        offered = language.questions(scene, rng)
+        offered = [q for q in language.questions(scene, rng) if asked[q.kind] < quota]
         rng.shuffle(offered)
         offered.sort(key=lambda question: asked[question.kind])
-        if len(offered) < QUESTIONS_PER_SCENE:
-            continue
         picture = photograph(scene, rng).image
-        for question in offered[:QUESTIONS_PER_SCENE]:
+        for question in offered[: min(QUESTIONS_PER_SCENE, num_questions - len(exam))]:
             asked[question.kind] += 1
             exam.append(Question(question.kind, picture, question.text, (question.answer,)))
     return exam
