@@ -127,10 +127,6 @@ class Trainer:
         """Replace gradients by their mean over all processes; return the mean of `progress` too."""
         if self.num_ranks == 1:
             return progress
-        for p in self.parameters():
-            # A batch without what a head is for leaves it none; every process must send the same.
-            if p.requires_grad and p.grad is None:
-                p.grad = torch.zeros_like(p)
         # A process whose batch has no picture, drawing or name still sends zeros for them.
         trained = [p for p in self.parameters() if p.requires_grad]
         for p in trained:
