@@ -177,3 +177,18 @@ def test_the_committed_checkpoint_draws(subject, record):
     marks, _ = commission(subject, tasks, guidance=subject.guidance, first_seed=0)
     least = bar(record["drawings"][str(subject.guidance)]["overall"], len(marks))
     assert sum(mark.right for mark in marks) >= least, [m for m in marks if not m.right]
+
+
+def test_the_answers_on_record_reach_their_bar(record):
+    answers = record["answers"]
+    assert answers["overall"]["share"] >= 0.95
+    assert {kind: s["share"] for kind, s in answers["kinds"].items() if s["share"] < 0.90} == {}
+
+
+@pytest.mark.xfail(
+    reason="58 % so far: single objects are drawn, places and third objects often fail"
+)
+def test_the_drawings_on_record_reach_their_bar(record):
+    default = str(record["default_guidance"])
+    assert record["drawings"][default]["overall"]["share"] >= 0.90
+    assert "1.0" in record["drawings"]
