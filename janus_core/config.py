@@ -6,13 +6,12 @@ token ids are not here: they are looked up by their string (`janus_core/tokenize
 differ between checkpoints of the same family.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from janus_core.errors import CheckpointError
-from janus_core.strict_json import Section
+from janus_core.strict_json import Section, read_object
 
 Layout = Literal["original", "transformers"]
 """`deepseek-ai/*` has the original layout, `deepseek-community/*` the transformers layout."""
@@ -100,7 +99,7 @@ def read_config(directory: Path) -> ModelConfig:
     model (JanusFlow and DeepSeek-VL share Janus's model_type) or of a variant the network does not
     have.
     """
-    top = _open(directory)
+    top = read_object(directory / "config.json")
     config = _original(top) if _layout(top) == "original" else _transformers(top)
     _check_consistency(top, config)
     return config
@@ -108,20 +107,7 @@ def read_config(directory: Path) -> ModelConfig:
 
 def read_layout(directory: Path) -> Layout:
     """The layout of the checkpoint; refuses other models as `read_config` does."""
-    return _layout(_open(directory))
-
-
-def _open(directory: Path) -> Section:
-    path = directory / "config.json"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}.") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} must hold a JSON object.")
-    return Section(str(path), values)
+    return _layout(read_object(directory / "config.json"))
 
 
 def _layout(top: Section) -> Layout:
