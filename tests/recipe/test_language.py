@@ -13,7 +13,7 @@ from weights.recipe import chat
 from weights.recipe.captions import caption
 from weights.recipe.language import KINDS, description, questions
 from weights.recipe.references import REFERENCE_NOUNS, mentions
-from weights.recipe.sequences import IGNORED, CodedScene, Writer, collate
+from weights.recipe.sequences import IGNORED, CodedScene, Writer, collate, kind_of
 from weights.recipe.tokenizer import SPECIAL_TOKENS, VOCAB_SIZE
 from weights.recipe.world import (
     COLORS,
@@ -140,7 +140,8 @@ def test_an_empty_caption_keeps_its_length_first_and_last_id(writer):
 def test_sequences_of_one_row_do_not_see_each_other(writer):
     rng = random.Random(0)
     targets = [
-        CodedScene(sample_scene(rng, varied=False), [rng.randrange(9)] * 64) for _ in range(2)
+        CodedScene(sample_scene(rng, varied=False), [rng.randrange(9)] * 64, plain=9)
+        for _ in range(2)
     ]
     row = writer.generation(rng, targets)
     batch = collate([row], pad=writer.special["pad"])
@@ -176,13 +177,32 @@ def test_noted_names_are_the_last_tokens_of_names(writer):
     assert set(noted) <= {*SHAPES, *REFERENCE_NOUNS}
 
 
-def test_the_state_of_a_drawing_counts_objects_in_raster_order(writer):
-    first = make_object("square", "red", "small", x=0.25, y=0.25)
-    second = make_object("square", "blue", "small", x=0.75, y=0.75)
-    scene = make_scene([second, first], "white")
-    row = writer.generation(random.Random(0), [CodedScene(scene, [0] * 64)])
+def test_the_state_of_a_drawing_follows_its_visible_codes_in_raster_order(writer):
+    square = make_object("square", "red", "small", x=0.25, y=0.25)
+    diamond = make_object("diamond", "blue", "small", x=0.75, y=0.75)
+    scene = make_scene([diamond, square], "white")
+    codes = [0] * 64
+    for x, y in ((1, 1), (2, 1), (1, 2), (2, 2)):
+        codes[y * 8 + x] = 1
+    # The corner of the diamond's bounding box is plain, as in a picture.
+    for x, y in ((6, 5), (5, 6), (6, 6)):
+        codes[y * 8 + x] = 2
+    row = writer.generation(random.Random(0), [CodedScene(scene, codes, plain=0)])
     begun = [state[3] for state in row.drawn]
-    assert begun[: 8 + 1 + 1] == [0] * 10
-    assert begun[10] == 1
-    assert (begun[5 * 8 + 5], begun[5 * 8 + 6]) == (1, 2)
+    assert begun == [0] * 10 + [1] * (5 * 8 + 6 - 9) + [2] * (64 - 5 * 8 - 7)
     assert [state[0] for state in row.drawn] == list(range(len(row.ids) - 65, len(row.ids) - 1))
+    red_square, blue_diamond = kind_of(square), kind_of(diamond)
+    due = [set(kinds) for _, kinds in row.due]
+    assert due[0] == due[9] == {red_square, blue_diamond}
+    assert due[10] == due[5 * 8 + 6] == {blue_diamond}
+    assert due[5 * 8 + 7] == set()
+
+
+def test_an_empty_caption_leaves_nothing_due(writer):
+    scene = make_scene([make_object("square", "red", "small", x=0.25, y=0.25)], "white")
+    rows = [
+        writer.generation(random.Random(seed), [CodedScene(scene, [1] * 64, plain=0)])
+        for seed in range(40)
+    ]
+    pad = writer.special["pad"]
+    assert {(pad in row.ids, bool(row.due)) for row in rows} == {(True, False), (False, True)}

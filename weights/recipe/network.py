@@ -9,7 +9,7 @@ Shapes: B rows, T tokens, D width, V text vocabulary, C codebook, K pictures, I 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from tokenizers import Tokenizer
@@ -19,7 +19,7 @@ from transformers import DynamicCache, JanusForConditionalGeneration
 
 from weights.recipe.geometry import NUM_CODES, janus_config
 from weights.recipe.perception import label, loss_of
-from weights.recipe.sequences import IGNORED, Batch
+from weights.recipe.sequences import IGNORED, NUM_KINDS, Batch
 from weights.recipe.tokenizer import VOCAB_SIZE, special_ids
 from weights.recipe.training import pixels
 
@@ -30,8 +30,7 @@ DRAWN_SIZES = [8, 8, 4]
 LOCATING_LAYER = 3
 
 
-@dataclass(frozen=True)
-class Losses:
+class Losses(NamedTuple):
     """Mean losses per token (zero where a batch has none), and the argmax at every labelled
     position."""
 
@@ -40,6 +39,7 @@ class Losses:
     perception: Tensor
     places: Tensor
     drawn: Tensor
+    due: Tensor
     chosen_BT: Tensor
 
 
@@ -103,11 +103,13 @@ def losses(
         output_hidden_states=locators is not None,
     )
     h_BTD = out.last_hidden_state
-    places = drawn = torch.zeros(())
+    places = drawn = due = torch.zeros(())
     if locators is not None and batch.mentions:
         places = _place_loss(locators["places"], out.hidden_states[LOCATING_LAYER], batch)
     if locators is not None and batch.drawn:
         drawn = _drawn_loss(locators["drawn"], out.hidden_states[LOCATING_LAYER], batch)
+    if locators is not None and batch.due:
+        due = _due_loss(locators["due"], out.hidden_states[LOCATING_LAYER], batch)
     next_BT = F.pad(batch.labels_BT[:, 1:], (0, 1), value=IGNORED)
     chosen_BT = torch.full_like(next_BT, IGNORED)
     is_text = (next_BT >= 0) & (next_BT < VOCAB_SIZE)
@@ -121,7 +123,7 @@ def losses(
         logits_C = core.generation_head(h_BTD[is_code]).float()
         chosen_BT[is_code] = logits_C.argmax(-1) + VOCAB_SIZE
         codes = F.cross_entropy(logits_C, next_BT[is_code] - VOCAB_SIZE)
-    return Losses(text, codes, perception, places, drawn, chosen_BT)
+    return Losses(text, codes, perception, places, drawn, due, chosen_BT)
 
 
 def _place_loss(locator: nn.Module, h_BTD: Tensor, batch: Batch) -> Tensor:
@@ -146,6 +148,21 @@ def _drawn_loss(locator: nn.Module, h_BTD: Tensor, batch: Batch) -> Tensor:
         (F.cross_entropy(part, target) for part, target in zip(parts, state, strict=True)),
         start=torch.zeros(()),
     )
+
+
+def _due_loss(locator: nn.Module, h_BTD: Tensor, batch: Batch) -> Tensor:
+    """Return how badly is read, before each code, what the caption asks for and has not begun.
+
+    Without this the network is slow to find out that each object is to be drawn once.
+    """
+    rows, tokens, kinds = zip(*batch.due, strict=True)
+    wanted = torch.zeros(len(rows), NUM_KINDS)
+    where = [(i, kind) for i, some in enumerate(kinds) for kind in some]
+    if where:
+        wanted[tuple(torch.tensor(where).T)] = 1.0
+    logits = locator(h_BTD[torch.tensor(rows), torch.tensor(tokens)]).float()
+    each = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
+    return each.sum(-1).mean()
 
 
 def answered(batch: Batch, chosen_BT: Tensor) -> list[tuple[str, bool]]:

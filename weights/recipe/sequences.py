@@ -11,6 +11,7 @@ Shapes: B rows, T tokens of a row, K pictures.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,7 +28,15 @@ from weights.recipe.language import Question, questions
 from weights.recipe.photographs import Photograph, photograph
 from weights.recipe.references import mentions
 from weights.recipe.tokenizer import VOCAB_SIZE, special_ids
-from weights.recipe.world import Scene, render, sample_scene
+from weights.recipe.world import (
+    COLORS,
+    SHAPES,
+    Object,
+    Scene,
+    make_scene,
+    render,
+    sample_scene,
+)
 
 IGNORED = -100
 QUESTIONS_PER_PICTURE = 12
@@ -35,6 +44,7 @@ CAPTION_DROPOUT = 0.1
 SYSTEM_SHARE = 0.85
 MAX_KNOWN_TEXTS = 200_000
 CODES_PER_SIDE = IMAGE_PX // PATCH_PX
+NUM_KINDS = len(SHAPES) * len(COLORS)
 HARD_KINDS = (
     ("relation", "place", "describe"),
     ("relation", "place"),
@@ -56,6 +66,7 @@ class Row:
     answers: list[tuple[str, int, int]] = field(default_factory=list)
     mentions: list[tuple[int, float, float]] = field(default_factory=list)
     drawn: list[tuple[int, int, int, int]] = field(default_factory=list)
+    due: list[tuple[int, tuple[int, ...]]] = field(default_factory=list)
 
     def add(self, ids: list[int], *, group: int, position: int, learn: bool = False) -> int:
         """Append tokens from `position` on; return the position after them."""
@@ -78,23 +89,43 @@ class Batch:
     answers: list[tuple[int, str, int, int]]
     mentions: list[tuple[int, int, float, float]]
     drawn: list[tuple[int, int, int, int, int]]
-
-
-def _begun(scene: Scene) -> list[int]:
-    """Return for each code how many objects have begun before it in raster order."""
-    first = []
-    for item in scene.objects:
-        left, top = item.x - item.extent / 2, item.y - item.extent / 2
-        first.append(int(top * CODES_PER_SIDE) * CODES_PER_SIDE + int(left * CODES_PER_SIDE))
-    return [sum(begin < j for begin in first) for j in range(NUM_CODES)]
+    due: list[tuple[int, int, tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
 class CodedScene:
-    """A canonical scene and its codes in raster order."""
+    """A canonical scene, its codes in raster order, and the code of its plain background."""
 
     scene: Scene
     codes: list[int]
+    plain: int
+
+    def first_code(self, item: Object) -> int:
+        """Return the index of the first code that shows something of an object of the scene.
+
+        The corner of its bounding box may be plain: a diamond begins further to the right.
+        """
+        left, top = (int((v - item.extent / 2) * CODES_PER_SIDE) for v in (item.x, item.y))
+        right, bottom = (
+            math.ceil((v + item.extent / 2) * CODES_PER_SIDE) for v in (item.x, item.y)
+        )
+        inside = (y * CODES_PER_SIDE + x for y in range(top, bottom) for x in range(left, right))
+        return next(j for j in inside if self.codes[j] != self.plain)
+
+
+def _states(target: CodedScene) -> list[tuple[int, tuple[int, ...]]]:
+    """Return for each code how many objects have begun before it, and the kinds still due."""
+    first = {item: target.first_code(item) for item in target.scene.objects}
+    due = [
+        tuple({kind_of(item) for item, begin in first.items() if begin >= j})
+        for j in range(NUM_CODES)
+    ]
+    return [(sum(begin < j for begin in first.values()), due[j]) for j in range(NUM_CODES)]
+
+
+def kind_of(item: Object) -> int:
+    """Return the number of an object's shape and colour among NUM_KINDS."""
+    return SHAPES.index(item.shape) * len(COLORS) + tuple(COLORS).index(item.color)
 
 
 class Targets:
@@ -102,12 +133,23 @@ class Targets:
 
     def __init__(self, encode: Callable[[list[Image.Image]], Tensor]) -> None:
         self._encode = encode
+        self._plains: dict[str, int] = {}
 
     def sample(self, rng: random.Random, count: int) -> list[CodedScene]:
         """Return `count` new scenes."""
         scenes = [sample_scene(rng, varied=False) for _ in range(count)]
         codes = self._encode([render(scene, IMAGE_PX) for scene in scenes]).tolist()
-        return [CodedScene(scene, ids) for scene, ids in zip(scenes, codes, strict=True)]
+        return [
+            CodedScene(scene, ids, self._plain(scene.background))
+            for scene, ids in zip(scenes, codes, strict=True)
+        ]
+
+    def _plain(self, background: str) -> int:
+        """Return the code of a piece in which nothing is."""
+        if background not in self._plains:
+            codes = self._encode([render(make_scene([], background), IMAGE_PX)])
+            self._plains[background] = int(codes[0, 0])
+        return self._plains[background]
 
 
 class Writer:
@@ -148,14 +190,14 @@ class Writer:
         row = Row()
         for group, target in enumerate(targets, start=1):
             text = caption(target.scene, rng).text
-            prompt = self.drawing_ids(text, empty=rng.random() < CAPTION_DROPOUT)
-            position = row.add(prompt, group=group, position=0)
-            begun = _begun(target.scene)
+            empty = rng.random() < CAPTION_DROPOUT
+            position = row.add(self.drawing_ids(text, empty=empty), group=group, position=0)
             # The state before each code belongs to the token in front of it.
-            row.drawn += [
-                (len(row.ids) - 1 + j, j // CODES_PER_SIDE, j % CODES_PER_SIDE, begun[j])
-                for j in range(NUM_CODES)
-            ]
+            for j, (begun, due) in enumerate(_states(target)):
+                token = len(row.ids) - 1 + j
+                row.drawn.append((token, j // CODES_PER_SIDE, j % CODES_PER_SIDE, begun))
+                if not empty:
+                    row.due.append((token, due))
             codes = [code + VOCAB_SIZE for code in target.codes]
             row.add(codes, group=group, position=position, learn=True)
         return row
@@ -327,4 +369,5 @@ def collate(rows: list[Row], *, pad: int) -> Batch:
         answers=[(i, *answer) for i, row in enumerate(rows) for answer in row.answers],
         mentions=[(i, *mention) for i, row in enumerate(rows) for mention in row.mentions],
         drawn=[(i, *state) for i, row in enumerate(rows) for state in row.drawn],
+        due=[(i, *kinds) for i, row in enumerate(rows) for kinds in row.due],
     )

@@ -29,7 +29,7 @@ JOINT = (
     "--peak-e5=70",
     "--last-percent=50",
     "--understanding-rows=7",
-    "--generation-rows=4",
+    "--generation-rows=12",
     "--tower-percent=60",
 )
 # The tower has seen enough, and drawing takes longer to learn than answering.
@@ -41,7 +41,7 @@ DRAWING = (
     "--peak-e5=80",
     "--last-percent=1",
     "--understanding-rows=5",
-    "--generation-rows=8",
+    "--generation-rows=36",
 )
 NUM_RANKS = 2
 

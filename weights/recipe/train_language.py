@@ -38,7 +38,7 @@ from weights.recipe.network import (
     losses,
 )
 from weights.recipe.perception import NUM_OUTPUTS
-from weights.recipe.sequences import Targets, Writer, collate
+from weights.recipe.sequences import NUM_KINDS, Targets, Writer, collate
 from weights.recipe.settle_codes import Table, look_up
 from weights.recipe.training import Average, Optimizers, arguments, contact_sheet, cosine
 from weights.recipe.world import sample_scene
@@ -46,10 +46,11 @@ from weights.recipe.world import sample_scene
 logger = logging.getLogger("language")
 # The gradients of codes are larger and noisier: a caption leaves much open, a question nothing.
 TEXT_LOSS_WEIGHT, CODE_LOSS_WEIGHT, PERCEPTION_LOSS_WEIGHT = 2.0, 0.7, 0.3
-IMAGES_PER_ROW = 3
 PLACE_LOSS_WEIGHT = 0.3
 WARMUP_STEPS = 100
+DUE_BIAS = -3.5
 LOG_EVERY = 25
+NUM_LOSSES = 6
 TRAINED = ("language_model", "lm_head", "vision_model", "aligner", "generation_")
 
 
@@ -73,8 +74,12 @@ class Trainer:
             {
                 "places": nn.Linear(WIDTH, 2 * PLACES_PER_SIDE),
                 "drawn": nn.Linear(WIDTH, sum(DRAWN_SIZES)),
+                "due": nn.Linear(WIDTH, NUM_KINDS),
             }
         )
+        # Few of the kinds are ever due.
+        nn.init.zeros_(self.locators["due"].weight)
+        nn.init.constant_(self.locators["due"].bias, DUE_BIAS)
         for name, p in self.model.named_parameters():
             p.requires_grad_(any(part in name for part in TRAINED))
 
@@ -108,16 +113,35 @@ class Trainer:
     def losses_of(self, understanding: int, generation: int) -> Losses:
         """Return the losses of a fresh batch of so many rows."""
         rows = [self.writer.understanding(self.rng) for _ in range(understanding)]
-        targets = self.targets.sample(self.rng, generation * IMAGES_PER_ROW) if generation else []
         rows += [
-            self.writer.generation(self.rng, targets[i : i + IMAGES_PER_ROW])
-            for i in range(0, len(targets), IMAGES_PER_ROW)
+            self.writer.generation(self.rng, [target])
+            for target in self.targets.sample(self.rng, generation)
         ]
         batch = collate(rows, pad=self.writer.special["pad"])
         with torch.autocast("cpu", torch.bfloat16):
             # A frozen tower learns nothing from perception.
             trained = any(p.requires_grad for p in self.model.model.vision_model.parameters())
             return losses(self.model, batch, self.heads if trained else None, self.locators)
+
+    def backward(self, understanding: int, generation: int) -> list[float]:
+        """Add the gradients of a fresh batch of so many rows; return its losses.
+
+        The two kinds pass one after the other: drawings are short, conversations long, and padding
+        one to the other costs more than a second pass.
+        """
+        seen = [0.0] * NUM_LOSSES
+        for kind in ((understanding, 0), (0, generation)):
+            if any(kind):
+                found = self.losses_of(*kind)
+                located = found.places + found.drawn + found.due
+                (
+                    TEXT_LOSS_WEIGHT * found.text
+                    + CODE_LOSS_WEIGHT * found.codes
+                    + PERCEPTION_LOSS_WEIGHT * found.perception
+                    + PLACE_LOSS_WEIGHT * located
+                ).backward()
+                seen = [total + loss.item() for total, loss in zip(seen, found[:-1], strict=True)]
+        return seen
 
     def parameters(self) -> list[nn.Parameter]:
         """Return all that is trained."""
@@ -187,6 +211,8 @@ def main() -> None:
         peak_e5=150,
         last_percent=40,
         tower_percent=0,
+        # Needs a C++ compiler; two thirds of the time of a step.
+        compiled=0,
     )
     trainer = Trainer(args.work, seed=args.seed)
     trainer.load(args.start)
@@ -199,6 +225,9 @@ def train(trainer: Trainer, args: Namespace) -> None:
     """Train the model in place and save its average now and then."""
     model = trainer.model
     model.model.vision_model.requires_grad_(args.tower_percent > 0)
+    if args.compiled:
+        for layer in model.model.language_model.layers:
+            layer.compile(dynamic=True)
     both = nn.ModuleDict({"model": model, "heads": trainer.heads, "locators": trainer.locators})
     optimizers = Optimizers(
         both,
@@ -207,16 +236,10 @@ def train(trainer: Trainer, args: Namespace) -> None:
     )
     average = Average(model, decay=0.998)
     peak, last = args.peak_e5 * 1e-5, args.last_percent / 100
-    started, seen, step, progress = time.monotonic(), [0.0] * 5, 0, 0.0
+    started, seen, step, progress = time.monotonic(), [0.0] * NUM_LOSSES, 0, 0.0
     while progress < 1:
-        found = trainer.losses_of(args.understanding_rows, args.generation_rows)
-        answers_and_codes = TEXT_LOSS_WEIGHT * found.text + CODE_LOSS_WEIGHT * found.codes
-        seeing = PERCEPTION_LOSS_WEIGHT * found.perception + PLACE_LOSS_WEIGHT * (
-            found.places + found.drawn
-        )
-        (answers_and_codes + seeing).backward()
-        each = (found.text, found.codes, found.perception, found.places, found.drawn)
-        seen = [total + loss.item() for total, loss in zip(seen, each, strict=True)]
+        each = trainer.backward(args.understanding_rows, args.generation_rows)
+        seen = [total + loss for total, loss in zip(seen, each, strict=True)]
         step += 1
         elapsed_s = time.monotonic() - started
         done = elapsed_s / (60 * args.minutes) if args.minutes else step / args.steps
@@ -228,13 +251,13 @@ def train(trainer: Trainer, args: Namespace) -> None:
         if trainer.rank == 0 and step % LOG_EVERY == 0:
             logger.info(
                 "step %d (%.1f %%) text %.4f codes %.4f "
-                "perception %.4f places %.4f drawn %.4f, %.2f steps/s",
+                "perception %.4f places %.4f drawn %.4f due %.4f, %.2f steps/s",
                 step,
                 100 * progress,
                 *(total / LOG_EVERY for total in seen),
                 step / elapsed_s,
             )
-            seen = [0.0] * 5
+            seen = [0.0] * NUM_LOSSES
         if trainer.rank == 0 and (step % args.evaluate_every == 0 or progress >= 1):
             average.swap(model)
             save(trainer, args.work / f"{args.name}.pt", draws=args.generation_rows > 0)
