@@ -18,6 +18,7 @@ from janus_core.device import Placement, fit, place
 from janus_core.engine.engine import Engine
 from janus_core.engine.events import Event, Failed, Finished
 from janus_core.engine.request import (
+    Constraint,
     ImageInput,
     ImageRequest,
     Request,
@@ -28,7 +29,6 @@ from janus_core.engine.service import EngineService
 from janus_core.engine.settings import EngineSettings
 from janus_core.errors import CheckpointError, ContextLengthError, ParameterError
 from janus_core.images import ImageLimits, ImageProcessor, PreparedImage, decode_image
-from janus_core.ops.attention import BACKEND
 from janus_core.prompt import Message, PromptBuilder
 from janus_core.strict_json import read_object
 from janus_core.tokenizer import Tokenizer
@@ -49,11 +49,14 @@ class TextOptions:
 
     The default temperature is 0 (argmax), as in DeepSeek's inference code: the models answer best
     so. `max_tokens` beyond the context is cut to what fits; None is all that fits. `n` answers have
-    the seeds `seed`, `seed` + 1, ...
+    the seeds `seed`, `seed` + 1, ..., or those of a tuple. `bad_words` are kept out in the tokens
+    they are usually spelled in, with and without a space before them. `continue_final` continues
+    the last message, of the assistant; without `add_generation_prompt` the prompt ends after the
+    last message.
     """
 
     n: int = 1
-    seed: int | None = None
+    seed: int | tuple[int, ...] | None = None
     max_tokens: int | None = None
     min_tokens: int = 0
     temperature: float | None = None
@@ -69,7 +72,10 @@ class TextOptions:
     include_stop: bool = False
     ignore_eos: bool = False
     logprobs: int | None = None
+    constraint: Constraint | None = None
+    bad_words: tuple[str, ...] = ()
     continue_final: bool = False
+    add_generation_prompt: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,11 +83,14 @@ class ImageOptions:
     """What a client may choose about a picture; None leaves it to us.
 
     `guidance` defaults to what the checkpoint's `generation_config.json` says; 1 draws unguided, at
-    half the cost. `num_previews` half-drawn pictures are spread evenly over the codes.
+    half the cost. `num_previews` half-drawn pictures are spread evenly over the codes. `seed` is
+    the first picture's, or one per picture. `forced_codes` are fed in raster order and the rest,
+    those that are None or missing at the end, is drawn. `code_logprobs` asks for the
+    log-probabilities of each drawn code.
     """
 
     n: int = 1
-    seed: int | None = None
+    seed: int | tuple[int, ...] | None = None
     guidance: float | None = None
     negative_prompt: str | None = None
     temperature: float = 1.0
@@ -90,6 +99,8 @@ class ImageOptions:
     min_p: float = 0.0
     num_previews: int = 0
     progress: bool = False
+    forced_codes: tuple[int | None, ...] = ()
+    code_logprobs: bool = False
 
 
 class Pipeline:
@@ -168,7 +179,7 @@ class Pipeline:
     @property
     def attention_backend(self) -> str:
         """The attention function in use."""
-        return BACKEND
+        return self.engine.attention_backend
 
     @property
     def max_context(self) -> int:
@@ -332,10 +343,18 @@ def _text_sampling(options: TextOptions, seed: int) -> SamplingParams:
     )
 
 
-def _seeds(seed: int | None, n: int) -> range:
-    """`n` consecutive seeds, from a random one if none was given."""
+def _seeds(seed: int | tuple[int, ...] | None, n: int) -> Sequence[int]:
+    """The seeds given, one per output, or `n` consecutive ones, from a random one if none was
+    given."""
     if n < 1:
         raise ParameterError(f"n must be at least 1, but is {n}.", param="n")
+    if isinstance(seed, tuple):
+        if len(seed) != n:
+            raise ParameterError(
+                f"seed has {len(seed)} numbers, but n is {n}: give one number, or as many as n.",
+                param="seed",
+            )
+        return seed
     first = secrets.randbelow(RANDOM_SEED_LIMIT) if seed is None else seed
     return range(first, first + n)
 

@@ -27,12 +27,25 @@ class TokenLogprob:
 
 
 @dataclass(frozen=True, slots=True)
+class CodeLogprob:
+    """Log-probabilities of a drawn code, all before temperature and filters: under the conditional
+    and the unconditional distribution and under their guided mixture. An unguided picture has
+    `uncond` None and `guided` equal to `cond`."""
+
+    cond: float
+    uncond: float | None
+    guided: float
+
+
+@dataclass(frozen=True, slots=True)
 class SampledToken:
-    """One sampled token; `logprob` and `top` only if the request asked for log-probabilities."""
+    """One sampled token; `logprob` and `top`, or `code_logprob` for a code, only if the request
+    asked for log-probabilities."""
 
     token_id: int
     logprob: float | None = None
     top: tuple[TokenLogprob, ...] = ()
+    code_logprob: CodeLogprob | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +113,8 @@ class Preview:
 class Finished:
     """The terminal event of a request that ended well (or was cancelled).
 
-    `pixels` and `codes` are set for completed images only.
+    `pixels` and `codes` are set for completed images only. `code_logprobs`, if asked for, has one
+    entry per code, None where the code was forced.
     """
 
     request_id: str
@@ -109,6 +123,7 @@ class Finished:
     timings: Timings
     pixels: Pixels | None = None
     codes: tuple[int, ...] = ()
+    code_logprobs: tuple[CodeLogprob | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,11 @@ HTTP. Invariant: a request that was constructed is valid by itself (`__post_init
 by name); whether it fits the model and the pool is decided at `submit`.
 """
 
+import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +53,54 @@ class SamplingParams:
             _within("logit_bias", bias, -100.0, 100.0)
 
 
+ConstraintKind = Literal["json_schema", "regex", "choice", "grammar"]
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What an answer must look like, token by token; EOS is possible only where it may end.
+
+    Made by one of the class methods. `param` is the field of the client's request that asked for
+    it, for errors. Whether `source` can be compiled is decided at `submit`.
+    """
+
+    kind: ConstraintKind
+    source: str
+    param: str
+
+    @classmethod
+    def json_object(cls, *, param: str = "response_format") -> "Constraint":
+        """Any JSON object."""
+        return cls.json_schema({"type": "object"}, param=param)
+
+    @classmethod
+    def json_schema(
+        cls, schema: Mapping[str, Any] | bool, *, param: str = "response_format"
+    ) -> "Constraint":
+        """JSON that a schema (draft 2020-12, what llguidance supports of it) accepts."""
+        return cls("json_schema", json.dumps(schema), param)
+
+    @classmethod
+    def regex(cls, pattern: str, *, param: str = "structured_outputs.regex") -> "Constraint":
+        """Text that a regular expression (Rust's syntax, no look-around) matches as a whole."""
+        return cls("regex", pattern, param)
+
+    @classmethod
+    def choice(
+        cls, choices: Sequence[str], *, param: str = "structured_outputs.choice"
+    ) -> "Constraint":
+        """One of these texts, none of them empty."""
+        if not choices or not all(choices):
+            raise ParameterError(f"{param} needs texts, and none may be empty.", param=param)
+        return cls("choice", json.dumps(list(choices)), param)
+
+    @classmethod
+    def grammar(cls, source: str, *, param: str = "structured_outputs.grammar") -> "Constraint":
+        """Text of a context-free grammar, in Lark's form with llguidance's extensions or in
+        GBNF."""
+        return cls("grammar", source, param)
+
+
 @dataclass(frozen=True, slots=True)
 class ImageInput:
     """An image to understand: preprocessed pixels and the place of its placeholders in the prompt.
@@ -70,8 +121,10 @@ class TextRequest:
 
     `logprobs`: None for none, else how many alternatives (0..20) to report beside the sampled
     token. `strip_start` drops white space before the answer's first character: the prompt's format
-    ends in a colon, and the models were trained to follow it with a space. `tenant` salts the
-    prefix and vision caches: equal prompts of different tenants share nothing.
+    ends in a colon, and the models were trained to follow it with a space. `constraint` says what
+    the answer must look like. None of `bad_sequences`, token ids each, is sampled as a whole. Where
+    these or `min_tokens` would leave nothing of what the constraint allows, the constraint wins.
+    `tenant` salts the prefix and vision caches: equal prompts of different tenants share nothing.
     """
 
     id: str
@@ -86,6 +139,8 @@ class TextRequest:
     min_tokens: int = 0
     logprobs: int | None = None
     strip_start: bool = False
+    constraint: Constraint | None = None
+    bad_sequences: tuple[tuple[int, ...], ...] = ()
     tenant: str = ""
 
     def __post_init__(self) -> None:
@@ -97,6 +152,14 @@ class TextRequest:
             _within("top_logprobs", self.logprobs, 0, 20)
         if any(not text for text in self.stop):
             raise ParameterError("A stop string must not be empty.", param="stop")
+        if not all(self.bad_sequences):
+            raise ParameterError("A bad word must not be empty.", param="bad_words")
+        if self.constraint is not None and self.ignore_eos:
+            raise ParameterError(
+                "ignore_eos cannot be combined with a constraint: an answer that is complete can "
+                "only end.",
+                param="ignore_eos",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +169,9 @@ class ImageRequest:
     `uncond_token_ids` is the unconditional prompt, as long as `token_ids`; None draws unguided, and
     then `guidance` must be 1. `preview_at` lists the numbers of codes (ascending, below the total)
     after which a half-drawn picture is rendered. `progress` asks for an event per finished row of
-    codes.
+    codes. `forced_codes`, empty or one entry per code in raster order, are fed as they are; the
+    codes that are None, at least one, are drawn. `code_logprobs` asks for the log-probabilities of
+    each drawn code.
     """
 
     id: str
@@ -116,11 +181,15 @@ class ImageRequest:
     sampling: SamplingParams
     preview_at: tuple[int, ...] = ()
     progress: bool = False
+    forced_codes: tuple[int | None, ...] = ()
+    code_logprobs: bool = False
     tenant: str = ""
 
     def __post_init__(self) -> None:
         if not self.token_ids:
             raise PromptError("The prompt is empty.", param="prompt")
+        if self.forced_codes and None not in self.forced_codes:
+            raise ParameterError("All codes are given: nothing is left to draw.", param="codes")
         _within("guidance_scale", self.guidance, 0.0, 100.0)
         if self.uncond_token_ids is None:
             assert self.guidance == 1.0, "an unguided image has guidance 1"
