@@ -1,0 +1,225 @@
+"""How a form is read: multipart or URL-encoded, to a request body and its files.
+
+Owns the way from bytes to fields; knows no endpoint. Invariants: the whole form is in memory, whose
+size the body limit has bounded, and no name a client gave a file is ever kept; a page of another
+site cannot send a form here, as it cannot send JSON.
+"""
+
+import functools
+from dataclasses import dataclass, field
+from typing import TypeVar
+from urllib.parse import parse_qsl
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from pydantic_core import from_json
+from python_multipart import MultipartParser
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import parse_options_header
+from starlette.exceptions import HTTPException
+
+from janus_core.errors import ParameterError
+from server.offload import Offload
+from server.schemas.common import Body
+
+MAX_PARTS = 256
+"""Fields and files of one form. A part becomes objects, as a value of JSON does."""
+
+MAX_FIELD_BYTES = 2**20
+"""Of one field that is no file; a prompt is the longest there is."""
+
+MULTIPART, URL_ENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
+
+BodyT = TypeVar("BodyT", bound=Body)
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Texts and files by field name, each in the order they came. `name[]` is read as `name`."""
+
+    fields: dict[str, list[str]] = field(default_factory=dict)
+    files: dict[str, list[bytes]] = field(default_factory=dict)
+
+    def file(self, name: str) -> bytes:
+        """The one file of this name. Raises ParameterError if there is none, or another too."""
+        files = self.files.get(name, [])
+        if len(files) != 1:
+            message = f"One file named {name} is required, but there are {len(files)}."
+            raise ParameterError(message, param=name)
+        return files[0]
+
+    def body(self, model: type[BodyT]) -> BodyT:
+        """The fields as a request body: numbers, booleans and lists are read as JSON.
+
+        Raises RequestValidationError, as FastAPI does for a body that is JSON.
+        """
+        texts = _text_fields(model)
+        values = {name: _value(given, is_text=name in texts) for name, given in self.fields.items()}
+        try:
+            return model.model_validate(values)
+        except ValidationError as error:
+            problems = [{**each, "loc": ("body", *each["loc"])} for each in error.errors()]
+            raise RequestValidationError(problems) from error
+
+
+async def read_form(request: Request, offload: Offload) -> Form:
+    """The form a request carries, parsed off the event loop.
+
+    Raises HTTPException 415 for another content type, 403 for a form of another site's page and 400
+    for bytes that are no form; ParameterError for too long a field.
+    """
+    if request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+        raise HTTPException(403, "Pages of other sites may not use this server.")
+    header = request.headers.get("content-type", "")
+    media_type, options = parse_options_header(header)
+    body = await request.body()
+    if media_type == MULTIPART.encode() and options.get(b"boundary"):
+        return await offload.admit(_multipart, body, boundary=options[b"boundary"])
+    if media_type == URL_ENCODED.encode():
+        return await offload.admit(_url_encoded, body)
+    raise HTTPException(415, f"The content type must be {MULTIPART}.")
+
+
+def form_schema(model: type[Body], *, files: tuple[str, ...]) -> dict[str, object]:
+    """What OpenAPI says about a route that reads `model` and `files` from a form."""
+    schema = model.model_json_schema()
+    binary = {"type": "string", "format": "binary"}
+    schema["properties"] = dict.fromkeys(files, binary) | schema["properties"]
+    return {"requestBody": {"required": True, "content": {MULTIPART: {"schema": schema}}}}
+
+
+class _Parts:
+    """Collects what the parser calls out."""
+
+    def __init__(self) -> None:
+        self.form = Form()
+        self._num_parts = 0
+        self._is_complete = False
+        self._header = b""
+        self._value = b""
+        self._disposition = b""
+        self._data = bytearray()
+
+    def parse(self, body: bytes, *, boundary: bytes) -> Form:
+        parser = MultipartParser(
+            boundary,
+            {
+                "on_part_begin": self._on_part_begin,
+                "on_header_field": self._on_header_field,
+                "on_header_value": self._on_header_value,
+                "on_header_end": self._on_header_end,
+                "on_part_data": self._on_part_data,
+                "on_part_end": self._on_part_end,
+                "on_end": self._on_end,
+            },
+        )
+        parser.write(body)
+        parser.finalize()
+        if not self._is_complete:
+            raise FormParserError("The last boundary is missing.")
+        return self.form
+
+    def _on_part_begin(self) -> None:
+        self._num_parts += 1
+        if self._num_parts > MAX_PARTS:
+            raise FormParserError(f"The form has more than {MAX_PARTS} parts.")
+        self._disposition, self._data = b"", bytearray()
+
+    def _on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._header += data[start:end]
+
+    def _on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _on_header_end(self) -> None:
+        if self._header.lower() == b"content-disposition":
+            self._disposition = self._value
+        self._header = self._value = b""
+
+    def _on_part_data(self, data: bytes, start: int, end: int) -> None:
+        self._data += data[start:end]
+
+    def _on_part_end(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        name = _name(options.get(b"name", b"").decode("utf-8", "replace"))
+        if b"filename" in options:
+            self.form.files.setdefault(name, []).append(bytes(self._data))
+        else:
+            self.form.fields.setdefault(name, []).append(_text(name, bytes(self._data)))
+
+    def _on_end(self) -> None:
+        self._is_complete = True
+
+
+def _multipart(body: bytes, *, boundary: bytes) -> Form:
+    try:
+        return _Parts().parse(body, boundary=boundary)
+    except FormParserError:
+        raise HTTPException(400, "The body is not a valid multipart form.") from None
+
+
+def _url_encoded(body: bytes) -> Form:
+    try:
+        text = body.decode("ascii")
+        pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_PARTS)
+    except ValueError:
+        raise HTTPException(400, "The body is not a valid URL-encoded form.") from None
+    form = Form()
+    for name, value in pairs:
+        form.fields.setdefault(_name(name), []).append(_text(name, value.encode()))
+    return form
+
+
+def _name(name: str) -> str:
+    return name.removesuffix("[]")
+
+
+def _text(name: str, data: bytes) -> str:
+    if len(data) > MAX_FIELD_BYTES:
+        raise ParameterError(
+            f"The field has {len(data)} bytes; the limit is {MAX_FIELD_BYTES}.", param=name[:200]
+        )
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise ParameterError("The field is not UTF-8.", param=name[:200]) from None
+
+
+@functools.cache
+def _text_fields(model: type[Body]) -> frozenset[str]:
+    """Fields that may be a string, and so are never read as JSON: a prompt may be `5`."""
+    properties = model.model_json_schema()["properties"]
+    return frozenset(
+        name
+        for name, schema in properties.items()
+        if any("string" in (each.get("type"), *_enum_types(each)) for each in _variants(schema))
+    )
+
+
+def _variants(schema: dict[str, object]) -> list[dict[str, object]]:
+    variants = schema.get("anyOf")
+    return variants if isinstance(variants, list) else [schema]
+
+
+def _enum_types(schema: dict[str, object]) -> list[str]:
+    values = schema.get("enum", [])
+    assert isinstance(values, list)
+    return ["string" for value in values if isinstance(value, str)]
+
+
+def _value(texts: list[str], *, is_text: bool) -> object:
+    """What the field says; several of one name are a list. An empty number is none."""
+    values = [text if is_text else _parsed(text) for text in texts]
+    return values[0] if len(values) == 1 else values
+
+
+def _parsed(text: str) -> object:
+    if not text.strip():
+        return None
+    if text.lower() in ("true", "false"):  # Python's clients write str(True)
+        text = text.lower()
+    try:
+        return from_json(text, allow_inf_nan=False)
+    except ValueError:
+        return text  # the model says what is wrong with it
