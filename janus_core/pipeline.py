@@ -117,6 +117,7 @@ class Pipeline:
         engine: Engine,
         settings: EngineSettings,
         limits: ImageLimits,
+        attention_backend: str,
     ) -> None:
         """`load` is the usual way in; `engine` has been built with `tokenizer` and `settings`."""
         self.name = name
@@ -127,6 +128,7 @@ class Pipeline:
         self.engine = engine
         self.settings = settings
         self.limits = limits
+        self._attention_backend = attention_backend
         self.prompts = PromptBuilder.load(directory, tokenizer=tokenizer, config=config)
         self.image_processor = ImageProcessor.load(directory)
         self.default_guidance = _default_guidance(directory)
@@ -164,6 +166,7 @@ class Pipeline:
             engine=Engine(network, tokenizer, fitted),
             settings=fitted,
             limits=limits or ImageLimits(),
+            attention_backend=network.language_model.attention.name,
         )
 
     @property
@@ -179,7 +182,7 @@ class Pipeline:
     @property
     def attention_backend(self) -> str:
         """The attention function in use."""
-        return self.engine.attention_backend
+        return self._attention_backend
 
     @property
     def max_context(self) -> int:

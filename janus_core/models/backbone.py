@@ -9,6 +9,7 @@ pool positions.
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from torch import nn
 from janus_core.config import BackboneConfig
 from janus_core.models.inputs import BatchInputs
 from janus_core.models.kv_pool import KvPool
-from janus_core.ops.attention import SpanGroup, arrange, attend
+from janus_core.ops.attention import AttentionBackend, AttentionLayout, SdpaAttention
 from janus_core.ops.rotary import rotary_table, rotate
 
 
@@ -71,7 +72,8 @@ class Attention(nn.Module):
         rotary_T21H: torch.Tensor,
         cache_positions_T: torch.Tensor,
         kv_2KPH: torch.Tensor,
-        groups: tuple[SpanGroup, ...],
+        attention: AttentionBackend[AttentionLayout],
+        layout: AttentionLayout,
     ) -> torch.Tensor:
         """Write the rows' keys and values to the pool, then attend; returns `[T, D]`."""
         num_heads, num_kv_heads = self.num_heads, self.num_kv_heads
@@ -81,7 +83,7 @@ class Attention(nn.Module):
         # Keys and values lie side by side: one write serves both.
         new_T2KH = heads[:, num_heads:].view(-1, 2, num_kv_heads, self.head_dim)
         kv_2KPH.index_copy_(2, cache_positions_T, new_T2KH.permute(1, 2, 0, 3))
-        out_TNH = attend(heads[:, :num_heads], kv_2KPH, groups)
+        out_TNH = attention.attend(heads[:, :num_heads], kv_2KPH, layout)
         projected: torch.Tensor = self.o_proj(out_TNH.flatten(1))
         return projected
 
@@ -138,11 +140,14 @@ class DecoderLayer(nn.Module):
         rotary_T21H: torch.Tensor,
         cache_positions_T: torch.Tensor,
         kv_2KPH: torch.Tensor,
-        groups: tuple[SpanGroup, ...],
+        attention: AttentionBackend[AttentionLayout],
+        layout: AttentionLayout,
     ) -> torch.Tensor:
         """One layer; `Attention.forward` says what it writes."""
         normed_TD = self.input_layernorm(x_TD)
-        x_TD = x_TD + self.self_attn(normed_TD, rotary_T21H, cache_positions_T, kv_2KPH, groups)
+        x_TD = x_TD + self.self_attn(
+            normed_TD, rotary_T21H, cache_positions_T, kv_2KPH, attention, layout
+        )
         out_TD: torch.Tensor = x_TD + self.mlp(self.post_attention_layernorm(x_TD))
         return out_TD
 
@@ -166,6 +171,7 @@ class Backbone(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_layers))
         self.norm = RmsNorm(config.width, eps=config.rms_eps)
         self.rotary_P21H = torch.empty(0)
+        self.attention: AttentionBackend[Any] = SdpaAttention()
 
     def build_tables(self, *, device: torch.device) -> None:
         """Compute what no checkpoint holds. Call once the parameters have their device."""
@@ -179,19 +185,31 @@ class Backbone(nn.Module):
 
     def forward(self, x_TD: torch.Tensor, inputs: BatchInputs, kv: KvPool) -> torch.Tensor:
         """Hidden vectors after the final norm, `[T, D]`; writes the pool at `cache_positions_T`."""
-        layout = arrange(inputs.spans, device=x_TD.device)
+        layout = self.attention.arrange(inputs.spans, device=x_TD.device)
         order_T = layout.order_T
         positions_T, cache_positions_T = inputs.positions_T, inputs.cache_positions_T
-        if order_T is not None:
-            x_TD, positions_T = x_TD[order_T], positions_T[order_T]
-            cache_positions_T = cache_positions_T[order_T]
+        if order_T is None:
+            return self.run_layers(x_TD, positions_T, cache_positions_T, kv, layout)
+        hidden_TD = self.run_layers(
+            x_TD[order_T], positions_T[order_T], cache_positions_T[order_T], kv, layout
+        )
+        return torch.empty_like(hidden_TD).index_copy_(0, order_T, hidden_TD)
+
+    def run_layers(
+        self,
+        x_TD: torch.Tensor,
+        positions_T: torch.Tensor,
+        cache_positions_T: torch.Tensor,
+        kv: KvPool,
+        layout: AttentionLayout,
+    ) -> torch.Tensor:
+        """`forward` for rows in the order of `layout`. Decides nothing on the host: what it does
+        depends on shapes and on the layout alone, so that it can be captured."""
         rotary_T21H = self.rotary_P21H[positions_T]
         for layer, kv_2KPH in zip(self.layers, kv.layers, strict=True):
-            x_TD = layer(x_TD, rotary_T21H, cache_positions_T, kv_2KPH, layout.groups)
+            x_TD = layer(x_TD, rotary_T21H, cache_positions_T, kv_2KPH, self.attention, layout)
         hidden_TD: torch.Tensor = self.norm(x_TD)
-        if order_T is None:
-            return hidden_TD
-        return torch.empty_like(hidden_TD).index_copy_(0, order_T, hidden_TD)
+        return hidden_TD
 
     def destinations(self) -> dict[str, torch.Tensor]:
         """Where the tensors of a checkpoint go, by their names in the transformers layout."""

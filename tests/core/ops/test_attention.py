@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from janus_core.engine.settings import SLOT_UNIT
 from janus_core.models.inputs import Span
-from janus_core.ops.attention import READ_UNIT, arrange, attend
+from janus_core.ops.attention.sdpa import READ_UNIT, SdpaAttention
 
 CPU = torch.device("cpu")
+SDPA = SdpaAttention()
 SLOT = 32
 
 
@@ -50,10 +51,10 @@ def test_equals_the_slow_twin(spans: tuple[Span, ...], num_kv_heads: int) -> Non
     q_TNH = torch.randn(num_tokens, 4, 10, generator=generator)
     kv_2KPH = torch.randn(2, num_kv_heads, 8 * SLOT, 10, generator=generator)
 
-    layout = arrange(spans, device=CPU)
+    layout = SDPA.arrange(spans, device=CPU)
     order = torch.arange(num_tokens) if layout.order_T is None else layout.order_T
     out_TNH = torch.empty_like(q_TNH)
-    out_TNH[order] = attend(q_TNH[order], kv_2KPH, layout.groups)
+    out_TNH[order] = SDPA.attend(q_TNH[order], kv_2KPH, layout)
 
     assert sorted(order.tolist()) == list(range(num_tokens))
     torch.testing.assert_close(out_TNH.double(), _twin(q_TNH, kv_2KPH, spans), atol=1e-5, rtol=1e-4)
@@ -74,7 +75,7 @@ def test_equals_the_slow_twin(spans: tuple[Span, ...], num_kv_heads: int) -> Non
 def test_equal_contexts_share_a_call(
     spans: list[tuple[int, int, int, int]], num_calls: int
 ) -> None:
-    layout = arrange([Span(*span) for span in spans], device=CPU)
+    layout = SDPA.arrange([Span(*span) for span in spans], device=CPU)
     assert len(layout.groups) == num_calls
     assert layout.order_T is None
 
@@ -88,15 +89,15 @@ def test_no_bit_of_a_decoded_row_depends_on_the_others(head_dim: int) -> None:
     kv_2KPH = torch.randn(2, 4, len(contexts) * 640, head_dim, generator=generator)
     spans = [Span(i, 1, i * 640, context) for i, context in enumerate(contexts)]
 
-    layout = arrange(spans, device=CPU)
+    layout = SDPA.arrange(spans, device=CPU)
     order = torch.arange(len(spans)) if layout.order_T is None else layout.order_T
     together = torch.empty_like(q_TNH)
-    together[order] = attend(q_TNH[order], kv_2KPH, layout.groups)
+    together[order] = SDPA.attend(q_TNH[order], kv_2KPH, layout)
 
     assert len(layout.groups) < len(spans)
     for i, span in enumerate(spans):
-        alone = arrange([Span(0, 1, span.slot_start, span.context)], device=CPU)
-        assert torch.equal(attend(q_TNH[i : i + 1], kv_2KPH, alone.groups)[0], together[i])
+        alone = SDPA.arrange([Span(0, 1, span.slot_start, span.context)], device=CPU)
+        assert torch.equal(SDPA.attend(q_TNH[i : i + 1], kv_2KPH, alone)[0], together[i])
 
 
 def test_reading_ahead_stays_in_the_slot() -> None:

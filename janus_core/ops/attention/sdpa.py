@@ -1,4 +1,4 @@
-"""Attention of a packed batch over the slots of the KV pool.
+"""Attention by `torch.nn.functional.scaled_dot_product_attention`: the reference, on every device.
 
 Owns the choice of calls for a batch: sequences whose slots lie at equal distances and whose
 contexts are equal (above all the two sequences of a guided image) share one call, without copying
@@ -20,9 +20,6 @@ import torch.nn.functional as F
 
 from janus_core.models.inputs import Span
 
-BACKEND = "sdpa"
-"""What runs below `attend`, for the log and `/version`."""
-
 READ_UNIT = 32
 """A slot's room is a multiple of it, so reading ahead stays inside. A multiple of every vector
 width: masked positions then fall into lanes of their own and add exact zeros."""
@@ -33,7 +30,7 @@ class SpanGroup:
     """Sequences served by one attention call.
 
     Sequence `g` of the group has the `num_tokens` rows from `first + g * num_tokens` (after
-    `AttentionLayout.order`) and the slot at `slot_start + g * slot_stride`, of which `num_read`
+    `SdpaLayout.order_T`) and the slot at `slot_start + g * slot_stride`, of which `num_read`
     positions are read. `mask_G1QL` (one for all, or one for each) is given where neither "all" (one
     new token) nor "causal from position 0" describes what is seen.
     """
@@ -53,7 +50,7 @@ class SpanGroup:
 
 
 @dataclass(frozen=True, slots=True)
-class AttentionLayout:
+class SdpaLayout:
     """The groups of a batch, tiling `[0, T)` in order, and the row order they need.
 
     `order_T` lists the packed tokens in group order, None if that is the order they have.
@@ -63,44 +60,49 @@ class AttentionLayout:
     order_T: torch.Tensor | None
 
 
-def arrange(spans: Sequence[Span], *, device: torch.device) -> AttentionLayout:
-    """Group the spans of a batch; done once per step, used by every layer."""
-    unit = READ_UNIT if device.type == "cpu" else 1
+class SdpaAttention:
+    """The reference body of `AttentionBackend`."""
 
-    def shape(span: Span) -> tuple[int, int]:
-        is_decode = span.num_tokens == 1
-        return span.num_tokens, span.context + (-span.context % unit if is_decode else 0)
+    name = "sdpa"
 
-    ordered = sorted(spans, key=lambda span: (*shape(span), span.slot_start))
-    groups: list[SpanGroup] = []
-    first = 0
-    for (num_tokens, num_read), equals in groupby(ordered, shape):
-        for run in _equidistant(list(equals)):
-            stride = run[1].slot_start - run[0].slot_start if len(run) > 1 else 0
-            group = SpanGroup(
-                first=first,
-                num_sequences=len(run),
-                num_tokens=num_tokens,
-                slot_start=run[0].slot_start,
-                slot_stride=stride,
-                num_read=num_read,
-                mask_G1QL=_mask(run, num_read, device=device),
-            )
-            groups.append(group)
-            first = group.end
-    order = [t for span in ordered for t in range(span.first, span.first + span.num_tokens)]
-    if order == list(range(first)):
-        return AttentionLayout(tuple(groups), None)
-    return AttentionLayout(tuple(groups), torch.tensor(order, device=device))
+    def arrange(self, spans: Sequence[Span], *, device: torch.device) -> SdpaLayout:
+        """Group the spans of a batch."""
+        unit = READ_UNIT if device.type == "cpu" else 1
 
+        def shape(span: Span) -> tuple[int, int]:
+            is_decode = span.num_tokens == 1
+            return span.num_tokens, span.context + (-span.context % unit if is_decode else 0)
 
-def attend(q_TNH: torch.Tensor, kv_2KPH: torch.Tensor, groups: Sequence[SpanGroup]) -> torch.Tensor:
-    """Softmax attention (scale `H ** -0.5`) of every row over its slot; returns `[T, N, H]`.
+        ordered = sorted(spans, key=lambda span: (*shape(span), span.slot_start))
+        groups: list[SpanGroup] = []
+        first = 0
+        for (num_tokens, num_read), equals in groupby(ordered, shape):
+            for run in _equidistant(list(equals)):
+                stride = run[1].slot_start - run[0].slot_start if len(run) > 1 else 0
+                group = SpanGroup(
+                    first=first,
+                    num_sequences=len(run),
+                    num_tokens=num_tokens,
+                    slot_start=run[0].slot_start,
+                    slot_stride=stride,
+                    num_read=num_read,
+                    mask_G1QL=_mask(run, num_read, device=device),
+                )
+                groups.append(group)
+                first = group.end
+        order = [t for span in ordered for t in range(span.first, span.first + span.num_tokens)]
+        if order == list(range(first)):
+            return SdpaLayout(tuple(groups), None)
+        return SdpaLayout(tuple(groups), torch.tensor(order, device=device))
 
-    `kv_2KPH` is one layer of the pool, the new keys and values already written.
-    """
-    outputs = [_attend_group(q_TNH[group.first : group.end], kv_2KPH, group) for group in groups]
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    def attend(
+        self, q_TNH: torch.Tensor, kv_2KPH: torch.Tensor, layout: SdpaLayout
+    ) -> torch.Tensor:
+        """One call of SDPA per group."""
+        outputs = [
+            _attend_group(q_TNH[group.first : group.end], kv_2KPH, group) for group in layout.groups
+        ]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
 def _attend_group(q_TNH: torch.Tensor, kv_2KPH: torch.Tensor, group: SpanGroup) -> torch.Tensor:
