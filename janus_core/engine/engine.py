@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import torch
 
+from janus_core.engine.admission import Bounds
 from janus_core.engine.events import (
     Event,
     Failed,
@@ -20,34 +21,28 @@ from janus_core.engine.events import (
     Pixels,
     Preview,
     Started,
-    StepDone,
 )
+from janus_core.engine.execution import Executor
 from janus_core.engine.plan import StepPlan
 from janus_core.engine.render import Rendered, RenderJob, new_renderer
 from janus_core.engine.report import timings_of, usage_of
 from janus_core.engine.request import ImageInput, ImageRequest, Request, TextRequest
 from janus_core.engine.runner import Runner, Sample
 from janus_core.engine.scheduler import Scheduler
-from janus_core.engine.sequence import RequestState, Role, new_state, num_output_of
+from janus_core.engine.sequence import RequestState, new_state
 from janus_core.engine.settings import EngineSettings
-from janus_core.engine.slots import SlotPool, round_up
+from janus_core.engine.slots import SlotPool
 from janus_core.engine.stats import EngineStats
 from janus_core.engine.text_output import TextOutput
 from janus_core.engine.vision_cache import VisionCache
 from janus_core.errors import (
-    ContextLengthError,
-    EngineDeadError,
     JanusError,
-    ParameterError,
     QueueFullError,
     StepError,
 )
 from janus_core.models.janus import JanusModel
 from janus_core.models.kv_pool import KvPool
 from janus_core.tokenizer import Tokenizer
-
-MAX_LOST_STEPS = 8
-"""Steps in a row in which every request failed, after which the fault is not the requests'."""
 
 logger = logging.getLogger(__name__)
 
@@ -70,12 +65,14 @@ class Engine:
             (tokenizer.bos_id, tokenizer.pad_id, tokenizer.begin_of_image_id)
         )
         self.context_limit = min(config.backbone.max_positions, num_positions)
+        self._bounds = Bounds(config, self.context_limit, num_positions)
         self._pool = SlotPool(num_positions, prefix_cache=settings.prefix_cache)
         # Caches and the machinery on top of them.
         self._vision_cache = VisionCache(settings.vision_cache_bytes)
         self._scheduler = Scheduler(settings, self._pool, is_embedded=self._is_embedded)
         kv = KvPool.allocate(config, num_positions, device=model.device, dtype=model.dtype)
         self._runner = Runner(model, tokenizer, kv=kv, vision_cache=self._vision_cache)
+        self._executor = Executor(self._runner)
         # Read before the renderer's thread exists: what a thread sets is the default of new ones.
         self._num_threads = torch.get_num_threads()
         self._renderer = new_renderer(model, settings, on_rendered=lambda: self.on_rendered())
@@ -85,9 +82,6 @@ class Engine:
         self._outputs: dict[str, TextOutput] = {}
         self._events: list[Event] = []
         self._num_submitted = 0
-        self._num_steps = 0
-        self._num_failed_steps = 0
-        self._num_lost_steps = 0
         self._num_dropped_previews = 0
 
     def bind_thread(self) -> None:
@@ -100,25 +94,7 @@ class Engine:
     def validate(self, request: Request) -> None:
         """Refuse a request that could never run: ContextLengthError, ParameterError.
         Thread-safe."""
-        is_text = isinstance(request, TextRequest)
-        num_output = num_output_of(request, self._config)
-        num_prompt = len(request.token_ids)
-        needed = num_prompt + num_output - 1
-        pair = 2 if isinstance(request, ImageRequest) and request.uncond_token_ids else 1
-        if needed > self.context_limit or pair * round_up(needed) > self._pool.num_positions:
-            raise ContextLengthError(
-                f"The prompt has {num_prompt} tokens and the output up to {num_output}; "
-                f"together they exceed what fits, {self.context_limit} positions per sequence "
-                f"and {self._pool.num_positions} in all.",
-                param="messages" if is_text else "prompt",
-            )
-        num_ids = self._config.backbone.vocab_size if is_text else self._config.vq.codebook_size
-        for token_id, _ in request.sampling.logit_bias:
-            if not 0 <= token_id < num_ids:
-                raise ParameterError(
-                    f"logit_bias names token {token_id}, but ids are within [0, {num_ids}).",
-                    param="logit_bias",
-                )
+        self._bounds.check(request)
 
     def submit(self, request: Request) -> None:
         """Queue a request. Raises what `validate` raises, and QueueFullError."""
@@ -200,14 +176,14 @@ class Engine:
             kv_positions=pool.num_positions,
             kv_usage=pool.num_used / pool.num_positions,
             kv_cached=pool.num_cached / pool.num_positions,
-            num_steps=self._num_steps,
+            num_steps=self._executor.num_steps,
             prefix_queries=scheduler.prefix_queries_tokens,
             prefix_hits=scheduler.prefix_hits_tokens,
             vision_queries=vision.num_queries,
             vision_hits=vision.num_hits,
             vision_cache_bytes=vision.num_bytes,
             num_set_backs=scheduler.num_set_backs,
-            num_failed_steps=self._num_failed_steps,
+            num_failed_steps=self._executor.num_failed_steps,
             num_dropped_previews=self._num_dropped_previews,
         )
 
@@ -233,43 +209,12 @@ class Engine:
                 self._events.append(Started(state.id, now_s - state.submitted_s))
 
     def _run(self, plan: StepPlan) -> list[Sample]:
-        """Compute the plan; if that raises, compute its requests one by one and fail the
-        culprits."""
-        started_s = time.monotonic()
-        self._runner.copy(plan.copies)
-        try:
-            samples = self._runner.run(plan)
-        except Exception:
-            logger.exception("A step failed; its requests are repeated one by one.")
-            self._num_failed_steps += 1
-            samples = self._run_apart(plan)
-        self._num_steps += 1
-        self._num_lost_steps = self._num_lost_steps + 1 if not plan.chunks else 0
-        if self._num_lost_steps >= MAX_LOST_STEPS:
-            raise EngineDeadError(f"The last {MAX_LOST_STEPS} steps all failed.")
-        roles = [s.role for state in plan.sampling[: plan.num_decoding] for s in state.sequences]
-        self._events.append(
-            StepDone(
-                duration_s=time.monotonic() - started_s,
-                num_text_rows=roles.count(Role.TEXT),
-                num_cond_rows=roles.count(Role.COND),
-                num_uncond_rows=roles.count(Role.UNCOND),
-                num_prefill_tokens=plan.num_prefill_tokens,
-            )
-        )
-        return samples
-
-    def _run_apart(self, plan: StepPlan) -> list[Sample]:
-        """Run the plan request by request; those that raise fail and leave the plan."""
-        samples: list[Sample] = []
-        for state in plan.states():
-            try:
-                samples += self._runner.run(plan.only(state))
-            except Exception as error:
-                logger.exception("Request %s failed in a step of its own.", state.id)
-                plan.chunks = [chunk for chunk in plan.chunks if chunk.state is not state]
-                self._fail(state, StepError(f"The request failed in the engine: {error}"))
-        return samples
+        """Compute the plan, and fail the requests that cannot be computed."""
+        outcome = self._executor.run(plan)
+        for state, error in outcome.failures:
+            self._fail(state, error)
+        self._events.append(outcome.done)
+        return outcome.samples
 
     def _commit(self, plan: StepPlan, samples: list[Sample]) -> None:
         """Make the step's results part of the requests."""

@@ -242,6 +242,12 @@ def test_a_bias_on_no_token_is_refused(requests_for: Requests) -> None:
         requests_for.engine().submit(requests_for.text("t", sampling=sampling))
 
 
+@pytest.mark.parametrize("token_id", [-1, 10**6])
+def test_a_stop_token_that_does_not_exist_is_refused(requests_for: Requests, token_id: int) -> None:
+    with pytest.raises(ParameterError, match="stop_token_ids"):
+        requests_for.engine().submit(requests_for.text("t", stop_token_ids=(token_id,)))
+
+
 def test_a_full_queue_refuses(requests_for: Requests) -> None:
     engine = requests_for.engine(max_waiting=2)
     engine.submit(requests_for.text("a"))

@@ -1,0 +1,88 @@
+"""Carries out a plan and finds the culprit if that raises.
+
+Owns the counts of steps and of failed ones; knows the runner, and of requests only that those that
+fail must leave the plan. Invariant: a fault inside a step ends the requests that caused it and no
+other, and an engine in which nothing succeeds any more raises instead of going on.
+"""
+
+import logging
+import time
+from dataclasses import dataclass, field
+
+from janus_core.engine.events import StepDone
+from janus_core.engine.plan import StepPlan
+from janus_core.engine.runner import Runner, Sample
+from janus_core.engine.sequence import RequestState, Role
+from janus_core.errors import EngineDeadError, StepError
+
+MAX_LOST_STEPS = 8
+"""Steps in a row in which every request failed, after which the fault is not the requests'."""
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a step brought: samples, the requests that failed with their errors, and its duration.
+
+    Not `is_whole`: requests were repeated one by one, so that the duration says nothing of the
+    machine.
+    """
+
+    samples: list[Sample]
+    done: StepDone
+    failures: list[tuple[RequestState, StepError]] = field(default_factory=list)
+    is_whole: bool = True
+
+
+class Executor:
+    """`num_steps` and `num_failed_steps` count since the start."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self.num_steps = 0
+        self.num_failed_steps = 0
+        self._num_lost_steps = 0
+
+    def run(self, plan: StepPlan) -> Outcome:
+        """Compute the plan; if that raises, compute its requests one by one, and take those that
+        raise again out of the plan. Raises EngineDeadError after `MAX_LOST_STEPS` lost steps."""
+        started_s = time.monotonic()
+        self._runner.copy(plan.copies)
+        failures: list[tuple[RequestState, StepError]] = []
+        is_whole = True
+        try:
+            samples = self._runner.run(plan)
+        except Exception:
+            logger.exception("A step failed; its requests are repeated one by one.")
+            self.num_failed_steps += 1
+            is_whole = False
+            samples, failures = self._run_apart(plan)
+        self.num_steps += 1
+        self._num_lost_steps = self._num_lost_steps + 1 if not plan.chunks else 0
+        if self._num_lost_steps >= MAX_LOST_STEPS:
+            raise EngineDeadError(f"The last {MAX_LOST_STEPS} steps all failed.")
+        roles = [s.role for state in plan.sampling[: plan.num_decoding] for s in state.sequences]
+        done = StepDone(
+            duration_s=time.monotonic() - started_s,
+            num_text_rows=roles.count(Role.TEXT),
+            num_cond_rows=roles.count(Role.COND),
+            num_uncond_rows=roles.count(Role.UNCOND),
+            num_prefill_tokens=plan.num_prefill_tokens,
+        )
+        return Outcome(samples, done, failures, is_whole)
+
+    def _run_apart(
+        self, plan: StepPlan
+    ) -> tuple[list[Sample], list[tuple[RequestState, StepError]]]:
+        """Run the plan request by request; those that raise leave the plan."""
+        samples: list[Sample] = []
+        failures: list[tuple[RequestState, StepError]] = []
+        for state in plan.states():
+            try:
+                samples += self._runner.run(plan.only(state))
+            except Exception as error:
+                logger.exception("Request %s failed in a step of its own.", state.id)
+                plan.chunks = [chunk for chunk in plan.chunks if chunk.state is not state]
+                failures.append((state, StepError(f"The request failed in the engine: {error}")))
+        return samples, failures
