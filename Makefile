@@ -12,7 +12,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint types format unit test-slow test-gpu bench pictures clean
+.PHONY: help serve test lint types format unit test-slow test-gpu test-kernels bench pictures clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,6 +49,10 @@ test-slow: $(VENV)/.installed-dev ## The tests that take longer
 
 test-gpu: $(VENV)/.installed-dev ## The tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu $(ARGS)
+
+test-kernels: $(VENV)/.installed-dev ## The CUDA kernels in Triton's interpreter; installs Triton (0.3 GB)
+	$(BIN)/python -m pip install --quiet --editable '.[triton]'
+	$(BIN)/python -m pytest tests/core/ops/cuda $(ARGS)
 
 format: $(VENV)/.installed-dev ## Rewrite files in the house format
 	$(BIN)/ruff check --fix .
