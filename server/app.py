@@ -15,6 +15,8 @@ from janus_core.pipeline import Pipeline
 from server.context import Context
 from server.dispatch import Dispatcher
 from server.errors import install_handlers
+from server.fetch import Fetcher
+from server.fetch_policy import FetchPolicy, parse_domains, parse_networks
 from server.metrics import Metrics
 from server.middleware import BodyLimit, RequestContext
 from server.offload import Offload
@@ -35,6 +37,13 @@ def create_app(pipeline: Pipeline, settings: Settings) -> FastAPI:
         offload = Offload(
             num_threads=settings.media_threads, max_pending=pipeline.settings.max_waiting
         )
+        fetcher = Fetcher(
+            _fetch_policy(settings),
+            max_bytes=settings.max_image_bytes,
+            timeout_s=settings.media_url_timeout_s,
+            max_pending=pipeline.settings.max_waiting,
+            observe=lambda outcome, s: metrics.observe("image_fetch_seconds", s, outcome),
+        )
         dispatcher = Dispatcher(pipeline, metrics=metrics, max_step_s=settings.max_step_s)
         context = Context(
             settings=settings,
@@ -42,6 +51,7 @@ def create_app(pipeline: Pipeline, settings: Settings) -> FastAPI:
             dispatcher=dispatcher,
             metrics=metrics,
             offload=offload,
+            fetcher=fetcher,
             version=version,
             created=int(time.time()),
         )
@@ -52,6 +62,7 @@ def create_app(pipeline: Pipeline, settings: Settings) -> FastAPI:
             yield
         finally:
             offload.close()
+            await fetcher.close()
             await dispatcher.stop()
 
     app = FastAPI(
@@ -67,6 +78,15 @@ def create_app(pipeline: Pipeline, settings: Settings) -> FastAPI:
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(RequestContext, observe=metrics.http)
     return app
+
+
+def _fetch_policy(settings: Settings) -> FetchPolicy:
+    schemes = {"off": (), "https": ("https",), "http": ("http", "https")}
+    return FetchPolicy(
+        frozenset(schemes[settings.media_urls]),
+        domains=parse_domains(settings.allowed_media_domains),
+        networks=parse_networks(settings.allowed_media_networks),
+    )
 
 
 def _version() -> str:

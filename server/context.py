@@ -13,6 +13,7 @@ from starlette.requests import Request
 from janus_core.errors import RequestError
 from janus_core.pipeline import Pipeline
 from server.dispatch import Dispatcher
+from server.fetch import Fetcher
 from server.metrics import Metrics
 from server.offload import Offload
 from server.settings import Settings
@@ -30,6 +31,7 @@ class Context:
     dispatcher: Dispatcher
     metrics: Metrics
     offload: Offload
+    fetcher: Fetcher
     version: str
     created: int
 

@@ -1,7 +1,8 @@
 """Input images: from a message's URL to bytes.
 
-Owns which URLs are accepted; knows no pixels. Invariant: nothing here opens a connection or a
-file, and a size is checked before anything of that size is allocated.
+Owns data URLs; knows no pixels, and no http(s) URLs: `fetch` has replaced those before. Invariant:
+nothing here opens a connection or a file, and a size is checked before anything of that size is
+allocated.
 """
 
 import binascii

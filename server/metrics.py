@@ -90,6 +90,11 @@ HISTOGRAMS = {
     ),
     "vision_encode_seconds": HistogramSpec("Vision tower per request.", PER_TOKEN_S, MODEL),
     "vq_decode_seconds": HistogramSpec("Codes to pixels.", PER_TOKEN_S, MODEL),
+    "image_fetch_seconds": HistogramSpec(
+        "Fetching an input image; outcome is ok, refused or failed.",
+        REQUEST_S,
+        (*MODEL, "outcome"),
+    ),
     "iteration_tokens": HistogramSpec("Tokens a step computed.", TOKENS, MODEL),
     "engine_batch_size": HistogramSpec("Rows a step decoded.", ROWS, MODEL),
     "step_seconds": HistogramSpec("Duration of a step.", PER_TOKEN_S, MODEL),

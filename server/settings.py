@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -22,6 +22,7 @@ from pydantic_settings import (
 )
 
 from janus_core.errors import ParameterError
+from server.fetch_policy import parse_domains, parse_networks
 
 ENV_PREFIX = "JANUS_"
 
@@ -29,6 +30,16 @@ MIB = 2**20
 
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+
+
+def _domains(text: str) -> str:
+    parse_domains(text)
+    return text
+
+
+def _networks(text: str) -> str:
+    parse_networks(text)
+    return text
 
 
 class Settings(BaseSettings):
@@ -101,6 +112,23 @@ class Settings(BaseSettings):
         25_000_000, description="Most pixels of an input image, looked up before it is decoded."
     )
     max_images_per_request: Positive = Field(16, description="Most input images of one request.")
+    media_urls: Literal["off", "https", "http"] = Field(
+        "off",
+        description="Fetch images that clients name by address: off, https only, or http as well.",
+    )
+    allowed_media_domains: Annotated[str, AfterValidator(_domains)] | None = Field(
+        None,
+        description="Hosts to fetch images from, separated by commas; *.example.com is all below "
+        "example.com. Default: any.",
+    )
+    allowed_media_networks: Annotated[str, AfterValidator(_networks)] | None = Field(
+        None,
+        description="Networks to fetch images from although they are not public, such as "
+        "10.1.2.0/24, separated by commas.",
+    )
+    media_url_timeout_s: Annotated[float, Field(gt=0, le=300, allow_inf_nan=False)] = Field(
+        10.0, description="How long fetching one image may take, redirects included."
+    )
     max_choices: Annotated[int, Field(ge=1, le=128)] = Field(
         8, description="Largest n of a chat completion."
     )
