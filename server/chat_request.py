@@ -1,88 +1,68 @@
-"""From the body of a chat completion to requests for the engine.
+"""From the body of a chat completion to turns, and to what the client chose.
 
-Owns the reading of messages (roles, parts, images) and the limits the settings give; knows no
-prompt format. Invariant: an error names the field as the client wrote it, however deep it stands.
+Owns the reading of messages (roles, parts, images) and the choice between an answer in text and a
+picture; knows no prompt format. Invariant: every part keeps the field it came in.
 """
 
-import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from janus_core.engine.request import TextRequest
 from janus_core.errors import ParameterError
-from janus_core.images import PreparedImage
-from janus_core.pipeline import Pipeline, TextOptions
-from janus_core.prompt import Message, Role
+from janus_core.pipeline import TextOptions
+from server.conversation import ROLES, ImageSource, Turn, check_num_images
 from server.errors import unsupported
-from server.media import bytes_of_url
-from server.schemas.chat import ChatRequest, ContentPart
+from server.schemas.chat import ChatRequest
+from server.schemas.images import ImageGenerationRequest
+from server.schemas.messages import ChatMessage, ContentPart
+from server.schemas.sampling import TextSampling
 from server.settings import Settings
 
-_ROLES: dict[str, Role] = {
-    "developer": "system",
-    "system": "system",
-    "user": "user",
-    "assistant": "assistant",
-    # Results of tools are something the model is told, and it knows no third speaker.
-    "tool": "user",
-    "function": "user",
-}
 MAX_ID_DIGITS = 10
-_TEXT_TYPES = ("text", "input_text")
+_DRAWING_FIELDS = (
+    *("temperature", "top_k", "top_p", "min_p", "negative_prompt", "size", "output_format"),
+    *("guidance_scale", "cfg_weight", "cfg_scale"),
+)
+"""Fields that mean the same here and for an image generation."""
+
+_TEXT_TYPES = ("text", "input_text", "output_text")
 _IMAGE_TYPES = ("image_url", "input_image")
 
 
-def check_limits(body: ChatRequest, settings: Settings) -> None:
-    """Refuse what is over the settings' limits, before anything is decoded."""
-    if (body.n or 1) > settings.max_choices:
+def turns_of(body: ChatRequest, settings: Settings) -> list[Turn]:
+    """The conversation. Refuses what is over the settings' limits, before anything is decoded."""
+    if not body.wants_picture and (body.n or 1) > settings.max_choices:
         raise ParameterError(
             f"n is {body.n}, but this server allows at most {settings.max_choices}.", param="n"
         )
-    parts = [part for message in body.messages for part in message.content or ()]
-    num_images = sum(part.type in _IMAGE_TYPES for part in parts)
-    if num_images > settings.max_images_per_request:
-        raise ParameterError(
-            f"The messages have {num_images} images, but this server allows at most "
-            f"{settings.max_images_per_request}.",
-            param="messages",
-        )
+    turns = [_turn(message, f"messages.{i}") for i, message in enumerate(body.messages)]
+    check_num_images(turns, limit=settings.max_images_per_request, param="messages")
+    return turns
 
 
-def build_text_requests(body: ChatRequest, *, pipeline: Pipeline) -> list[TextRequest]:
-    """The `n` requests of a chat completion. Decodes and tokenises: not for the event loop."""
-    messages = [
-        Message(
-            _ROLES[message.role],
-            tuple(
-                _read_part(part, f"messages.{i}.content.{j}", pipeline=pipeline)
-                for j, part in enumerate(message.content or ())
-            ),
-        )
-        for i, message in enumerate(body.messages)
-    ]
-    return pipeline.text_requests(messages, _options(body), request_id=uuid.uuid4().hex)
-
-
-def _read_part(part: ContentPart, path: str, *, pipeline: Pipeline) -> str | PreparedImage:
-    """Text or an image, ready for the prompt; `path` is where the part stands in the body."""
-    if part.type in _TEXT_TYPES:
-        if part.text is None:
-            raise ParameterError("A text part needs a text.", param=f"{path}.text")
-        return part.text
-    if part.type in _IMAGE_TYPES:
-        if part.image_url is None:
-            raise ParameterError("An image part needs an image_url.", param=f"{path}.image_url")
-        param = f"{path}.image_url.url"
-        data = bytes_of_url(part.image_url.url, param=param, max_bytes=pipeline.limits.max_bytes)
-        return pipeline.prepare_image(data, param=param)
-    raise unsupported(f"{path}.type", "Only parts of type text and image_url are supported.")
-
-
-def _options(body: ChatRequest) -> TextOptions:
-    """What the client chose. A null is a default, as OpenAI has it."""
-    return TextOptions(
+def text_options(body: ChatRequest) -> TextOptions:
+    """What the client chose about an answer in text."""
+    return sampling_options(
+        body,
         n=body.n or 1,
-        seed=body.seed,
         max_tokens=body.token_limit,
+        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        continue_final=bool(body.continue_final_message),
+    )
+
+
+def sampling_options(
+    body: TextSampling,
+    *,
+    n: int = 1,
+    max_tokens: int | None = None,
+    logprobs: int | None = None,
+    continue_final: bool = False,
+) -> TextOptions:
+    """The sampling fields all endpoints share, and what each says in its own way. A null is a
+    default, as OpenAI has it."""
+    return TextOptions(
+        n=n,
+        seed=body.seed,
+        max_tokens=max_tokens,
         min_tokens=body.min_tokens or 0,
         temperature=body.temperature,
         top_k=max(0, body.top_k or 0),
@@ -96,9 +76,49 @@ def _options(body: ChatRequest) -> TextOptions:
         stop_token_ids=tuple(body.stop_token_ids or ()),
         include_stop=bool(body.include_stop_str_in_output),
         ignore_eos=bool(body.ignore_eos),
-        logprobs=(body.top_logprobs or 0) if body.logprobs else None,
-        continue_final=bool(body.continue_final_message),
+        logprobs=logprobs,
+        continue_final=continue_final,
     )
+
+
+def drawing_body(body: ChatRequest) -> ImageGenerationRequest:
+    """What the client chose about an answer that is a picture; the prompt is in the messages."""
+    fields = {
+        "n": body.n or 1,
+        "seed": None if body.seed is None else [body.seed],
+        "response_format": "b64_json",
+        **{name: getattr(body, name) for name in _DRAWING_FIELDS},
+    }
+    # Its fields have been checked as fields of `body`.
+    return ImageGenerationRequest.model_construct(prompt="", **fields)
+
+
+def parts_of(content: Sequence[ContentPart], path: str) -> tuple[str | ImageSource, ...]:
+    """Texts and images of a message; `path` is where its content stands in the body."""
+    return tuple(_part(part, f"{path}.{index}") for index, part in enumerate(content))
+
+
+def _turn(message: ChatMessage, path: str) -> Turn:
+    images = tuple(
+        ImageSource(f"{path}.images.{index}.image_url.url", image.image_url.url)
+        for index, image in enumerate(message.images or ())
+    )
+    parts = parts_of(message.content or (), f"{path}.content")
+    return Turn(ROLES[message.role], parts + images, f"{path}.content")
+
+
+def _part(part: ContentPart, path: str) -> str | ImageSource:
+    if part.type in _TEXT_TYPES:
+        if part.text is None:
+            raise ParameterError("A text part needs a text.", param=f"{path}.text")
+        return part.text
+    if part.type == "refusal":
+        return part.refusal or ""
+    if part.type in _IMAGE_TYPES:
+        if part.image_url is None:
+            raise ParameterError("An image part needs an image_url.", param=f"{path}.image_url")
+        return ImageSource(f"{path}.image_url.url", part.image_url.url)
+    raise unsupported(f"{path}.type", "Only parts of type text and image_url are supported.")
 
 
 def _given(value: float | None, default: float) -> float:

@@ -4,16 +4,22 @@ Owns the way of a conversation from the body to the answer; knows neither shapes
 detail. Invariant: decoding images and tokenising happen off the event loop, and before admission.
 """
 
+from collections.abc import Sequence
 from contextlib import closing
 
 from fastapi import APIRouter, Request, Response
 
+from janus_core.engine.request import Request as EngineRequest
+from server.chat_pictures import ChatPicturesReply
 from server.chat_reply import ChatReply
-from server.chat_request import build_text_requests, check_limits
-from server.context import context_of
+from server.chat_request import drawing_body, text_options, turns_of
+from server.context import Context, context_of
+from server.conversation import Turn, build_text_requests
+from server.drawing import prepare_drawing
 from server.json_route import JsonRoute, unless_client_leaves
 from server.record import record_of
-from server.schemas.chat import ChatCompletion, ChatRequest
+from server.schemas.chat import ChatRequest
+from server.schemas.chat_replies import ChatCompletion
 from server.schemas.common import ErrorBody
 from server.sse import EventStream
 
@@ -26,7 +32,7 @@ router = APIRouter(route_class=JsonRoute, tags=["chat"])
     responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
 )
 async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
-    """Answer a conversation, with images in it or not."""
+    """Answer a conversation, with images in it or not, in text or with a picture."""
     return await unless_client_leaves(request, _answer(body, request))
 
 
@@ -34,16 +40,39 @@ async def _answer(body: ChatRequest, request: Request) -> Response:
     context, record = context_of(request), record_of(request)
     body.check()
     context.check_model(body.model)
-    check_limits(body, context.settings)
-    requests = await context.offload.admit(build_text_requests, body, pipeline=context.pipeline)
-    record.task, record.num_choices = "chat", len(requests)
+    turns = turns_of(body, context.settings)
+    prepare = _prepare_pictures if body.wants_picture else _prepare_text
+    requests, reply = await prepare(context, turns, body)
+    task = record.task = "image" if body.wants_picture else "chat"
+    record.num_choices = len(requests)
     handle = context.dispatcher.submit(requests, record=record)
-    context.metrics.observe("request_params_n", len(requests), "chat")
-    if body.token_limit is not None:
-        context.metrics.observe("request_params_max_tokens", body.token_limit, "chat")
-    reply = ChatReply(context, requests, stream_usage=body.wants_usage)
+    context.metrics.observe("request_params_n", len(requests), task)
+    if body.token_limit is not None and not body.wants_picture:
+        context.metrics.observe("request_params_max_tokens", body.token_limit, task)
     if body.stream:
         frames = reply.frames(handle, ping_interval_s=context.settings.ping_interval_s)
         return EventStream(frames, handle=handle)
     with closing(handle):
         return await reply.response(handle)
+
+
+async def _prepare_text(
+    context: Context, turns: Sequence[Turn], body: ChatRequest
+) -> tuple[Sequence[EngineRequest], ChatReply | ChatPicturesReply]:
+    requests = await context.offload.admit(
+        build_text_requests,
+        turns,
+        text_options(body),
+        pipeline=context.pipeline,
+        param="messages",
+    )
+    echoed = turns[-1].text.lstrip() if body.echo else ""
+    return requests, ChatReply(context, requests, body=body, echoed=echoed)
+
+
+async def _prepare_pictures(
+    context: Context, turns: Sequence[Turn], body: ChatRequest
+) -> tuple[Sequence[EngineRequest], ChatReply | ChatPicturesReply]:
+    body.check_drawing()
+    drawing = await prepare_drawing(context, turns, drawing_body(body), param="messages")
+    return drawing.requests, ChatPicturesReply(context, drawing, body=body)

@@ -308,11 +308,16 @@ def test_more_images_than_allowed(client: httpx2.Client, image_url: str):
     assert error["param"] == "messages"
 
 
-def test_images_belong_to_the_user(client: httpx2.Client, image_url: str):
+@pytest.mark.parametrize(
+    ("role", "param"), [("system", "messages.1.content"), ("assistant", "messages.1.content")]
+)
+def test_images_without_a_user_turn_to_show_them_are_refused(
+    client: httpx2.Client, image_url: str, role: str, param: str
+):
+    """Those of an answer are shown by the user's next turn; here there is none."""
     parts = [{"type": "image_url", "image_url": {"url": image_url}}]
-    messages = [*HELLO, {"role": "assistant", "content": parts}, *HELLO]
-    error = refused(client, CHAT, {"messages": messages})
-    assert error["param"] == "messages.1.content"
+    messages = [*HELLO, {"role": role, "content": parts}]
+    assert refused(client, CHAT, {"messages": messages})["param"] == param
 
 
 def test_typed_placeholders_are_text(client: httpx2.Client, image_url: str):
