@@ -20,6 +20,7 @@ from server.fetch_policy import FetchPolicy, parse_domains, parse_networks
 from server.metrics import Metrics
 from server.middleware import BodyLimit, RequestContext
 from server.offload import Offload
+from server.results import ResultStore
 from server.routes import chat, health, images, models
 from server.settings import Settings
 
@@ -51,6 +52,7 @@ def create_app(pipeline: Pipeline, settings: Settings) -> FastAPI:
             dispatcher=dispatcher,
             metrics=metrics,
             offload=offload,
+            results=ResultStore(max_bytes=settings.result_store_bytes, ttl_s=settings.result_ttl_s),
             fetcher=fetcher,
             version=version,
             created=int(time.time()),

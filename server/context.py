@@ -16,6 +16,7 @@ from server.dispatch import Dispatcher
 from server.fetch import Fetcher
 from server.metrics import Metrics
 from server.offload import Offload
+from server.results import ResultStore
 from server.settings import Settings
 
 _IMAGE_ALIASES = re.compile(r"dall-e-[23]|(chat)?gpt-image-[a-z0-9.-]+")
@@ -31,6 +32,7 @@ class Context:
     dispatcher: Dispatcher
     metrics: Metrics
     offload: Offload
+    results: ResultStore
     fetcher: Fetcher
     version: str
     created: int
@@ -74,3 +76,8 @@ def context_of(request: Request) -> Context:
     context = request.app.state.context
     assert isinstance(context, Context)
     return context
+
+
+def base_url_of(request: Request) -> str:
+    """Where clients reach this server: as the settings say, or as this request did."""
+    return context_of(request).settings.public_url or str(request.base_url)

@@ -106,7 +106,7 @@ _BY_CLASS: Mapping[type, _Row] = {
 }
 
 # Codes that stand for another status than their class does.
-_STATUS_BY_CODE: Mapping[str, int] = {"model_not_found": 404}
+_STATUS_BY_CODE: Mapping[str, int] = {"model_not_found": 404, "image_not_found": 404}
 
 # Refusals by the framework, before any of our code ran.
 _BY_STATUS: Mapping[int, _Row] = {

@@ -1,23 +1,31 @@
-"""Drawn pictures: the size policy, and pixels to a file in base64.
+"""Drawn pictures: the size policy, and pixels to a file.
 
-Owns what a client's `size` means; knows no endpoint. The model draws squares of one size only. Any
-other size is that picture, enlarged with Lanczos until it covers the frame and cut at its centre,
-as DeepSeek's own demo enlarges (`demo/app_januspro.py`).
+Owns what a client's `size` means and what a file says about itself; knows no endpoint. The model
+draws squares of one size only. Any other size is that picture, enlarged with Lanczos until it
+covers the frame and cut at its centre, as DeepSeek's own demo enlarges (`demo/app_januspro.py`).
 """
 
 import base64
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from janus_core.engine.events import Pixels
+from janus_core.engine.request import ImageRequest
 from janus_core.errors import ParameterError
 from janus_core.images import OutputFormat, encode_image
 
 MIN_SIDE_PX = 16
+
+SAMPLER_NAME = "Autoregressive"
+"""Where a sampler of a diffusion model is asked for: there is one way to draw, code by code."""
+
+SizePolicy = Literal["resize", "native", "strict"]
+"""What becomes of a size the model does not draw: scaled to, ignored, or refused."""
 
 _SIZE = re.compile(r"(\d{1,6})x(\d{1,6})")
 
@@ -36,18 +44,28 @@ class PictureFormat:
         """`WxH`."""
         return f"{self.width}x{self.height}"
 
-    def encode(self, pixels: Pixels, *, metadata: Mapping[str, str]) -> str:
-        """The picture as a file in base64. Takes milliseconds: not for the event loop."""
+    @property
+    def media_type(self) -> str:
+        """Of the file."""
+        return f"image/{self.format}"
+
+    def file(self, pixels: Pixels, *, metadata: Mapping[str, str]) -> bytes:
+        """The picture as a file. Takes milliseconds: not for the event loop."""
         if pixels.shape[:2] != (self.height, self.width):
             fitted = ImageOps.fit(
                 Image.fromarray(pixels), (self.width, self.height), Image.Resampling.LANCZOS
             )
             pixels = np.asarray(fitted)
-        data = encode_image(pixels, self.format, quality=self.quality, metadata=metadata)
-        return base64.b64encode(data).decode("ascii")
+        return encode_image(pixels, self.format, quality=self.quality, metadata=metadata)
+
+    def encode(self, pixels: Pixels, *, metadata: Mapping[str, str]) -> str:
+        """The file in base64."""
+        return base64.b64encode(self.file(pixels, metadata=metadata)).decode("ascii")
 
 
-def parse_size(size: str | None, *, native_px: int, max_px: int) -> tuple[int, int]:
+def parse_size(
+    size: str | None, *, native_px: int, max_px: int, policy: SizePolicy = "resize"
+) -> tuple[int, int]:
     """Width and height of `WxH`; `auto` and None are the model's own. Raises ParameterError."""
     if size is None or size == "auto":
         return native_px, native_px
@@ -55,9 +73,43 @@ def parse_size(size: str | None, *, native_px: int, max_px: int) -> tuple[int, i
     if match is None:
         raise ParameterError("size must be auto or WIDTHxHEIGHT in pixels.", param="size")
     width, height = int(match[1]), int(match[2])
+    if policy == "native":
+        return native_px, native_px
+    if policy == "strict" and (width, height) != (native_px, native_px):
+        raise ParameterError(
+            f"size is {width}x{height}, but this server answers {native_px}x{native_px} only.",
+            param="size",
+        )
     if not (min(width, height) >= MIN_SIDE_PX and max(width, height) <= max_px):
         raise ParameterError(
             f"size is {width}x{height}, but each side must be within [{MIN_SIDE_PX}, {max_px}].",
             param="size",
         )
     return width, height
+
+
+def describe(
+    request: ImageRequest,
+    *,
+    prompt: str,
+    negative_prompt: str | None,
+    model_name: str,
+    style: PictureFormat,
+    num_codes: int,
+) -> dict[str, str]:
+    """What a PNG says about how it was drawn: single keys, and `parameters`, the text that tools
+    around AUTOMATIC1111's web UI read."""
+    seed, guidance = str(request.sampling.seed), str(request.guidance)
+    negative = f"\nNegative prompt: {negative_prompt}" if negative_prompt else ""
+    settings = (
+        f"Steps: {num_codes}, Sampler: {SAMPLER_NAME}, CFG scale: {guidance}, Seed: {seed}, "
+        f"Size: {style.size}, Model: {model_name}"
+    )
+    return {
+        "prompt": prompt,
+        **({"negative_prompt": negative_prompt} if negative_prompt else {}),
+        "seed": seed,
+        "guidance_scale": guidance,
+        "model": model_name,
+        "parameters": f"{prompt}{negative}\n{settings}",
+    }

@@ -138,6 +138,20 @@ class Settings(BaseSettings):
     max_output_side_px: Annotated[int, Field(ge=16, le=8192)] = Field(
         2048, description="Longest side of a picture a client may ask for."
     )
+    image_size_policy: Literal["resize", "native", "strict"] = Field(
+        "resize",
+        description="A size the model does not draw is made from what it draws (resize), ignored "
+        "(native) or refused (strict).",
+    )
+    result_ttl_s: Seconds = Field(
+        3600.0, description="How long a picture asked for as a URL can be fetched."
+    )
+    result_store_bytes: Positive = Field(
+        256 * MIB, description="Memory for such pictures; beyond it the oldest go early."
+    )
+    public_url: Annotated[str, Field(pattern=r"^https?://\S+$")] | None = Field(
+        None, description="Start of the URLs of pictures. Default: as the client addressed us."
+    )
     media_threads: Annotated[int, Field(ge=1, le=64)] = Field(
         2, description="Threads that decode and encode images and tokenise, off the event loop."
     )

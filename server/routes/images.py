@@ -1,4 +1,4 @@
-"""`POST /v1/images/generations`.
+"""`POST /v1/images/generations`, and the pictures behind the URLs it gave out.
 
 Owns the way of a prompt from the body to its pictures; knows neither codes nor guidance. Invariant:
 the seed of every picture is in the reply, whether the client chose it or not.
@@ -8,13 +8,16 @@ from contextlib import closing
 
 from fastapi import APIRouter, Request, Response
 
-from server.context import context_of
+from janus_core.engine.request import ImageRequest
+from janus_core.errors import RequestError
+from server.context import base_url_of, context_of
 from server.image_reply import ImageReply
 from server.image_request import build_image_requests, picture_format
 from server.json_route import JsonRoute, unless_client_leaves
+from server.pictures import PictureFormat
 from server.record import record_of
 from server.schemas.common import ErrorBody
-from server.schemas.images import ImageGenerationRequest, ImagesReply
+from server.schemas.images import DrawingBody, EventKind, ImageGenerationRequest, ImagesReply
 from server.sse import EventStream
 
 router = APIRouter(route_class=JsonRoute, tags=["images"])
@@ -30,16 +33,56 @@ async def create_image(body: ImageGenerationRequest, request: Request) -> Respon
     return await unless_client_leaves(request, _answer(body, request))
 
 
+@router.get(
+    "/v1/images/{image_id}/content",
+    response_class=Response,
+    responses={200: {"content": {"image/*": {}}}, "4XX": {"model": ErrorBody}},
+)
+async def retrieve_image(image_id: str, request: Request) -> Response:
+    """A picture that was asked for as a URL, until it expires."""
+    results = context_of(request).results
+    picture = results.get(image_id)
+    if picture is None:
+        raise RequestError("This picture does not exist, or no longer.", code="image_not_found")
+    headers = {
+        "cache-control": f"private, max-age={int(results.remaining_s(picture))}, immutable",
+        "x-content-type-options": "nosniff",
+    }
+    return Response(picture.data, media_type=picture.media_type, headers=headers)
+
+
 async def _answer(body: ImageGenerationRequest, request: Request) -> Response:
-    context, record = context_of(request), record_of(request)
+    context = context_of(request)
     body.check()
     context.check_model(body.model, draws=True)
     style = picture_format(body, pipeline=context.pipeline, settings=context.settings)
     requests = await context.offload.admit(build_image_requests, body, pipeline=context.pipeline)
+    return await answer_with_pictures(request, requests, body=body, style=style)
+
+
+async def answer_with_pictures(
+    request: Request,
+    requests: list[ImageRequest],
+    *,
+    body: DrawingBody,
+    style: PictureFormat,
+    kind: EventKind = "image_generation",
+    caption: str | None = None,
+) -> Response:
+    """Submit `requests` and answer with what they become, at once or as a stream."""
+    context, record = context_of(request), record_of(request)
     record.task, record.num_choices = "image", len(requests)
     handle = context.dispatcher.submit(requests, record=record)
     context.metrics.observe("request_params_n", len(requests), "image")
-    reply = ImageReply(context, requests, body=body, style=style)
+    reply = ImageReply(
+        context,
+        requests,
+        body=body,
+        style=style,
+        base_url=base_url_of(request),
+        kind=kind,
+        caption=caption,
+    )
     if body.stream:
         frames = reply.frames(handle, ping_interval_s=context.settings.ping_interval_s)
         return EventStream(frames, handle=handle, headers=reply.headers)

@@ -14,14 +14,16 @@ from server.schemas.common import Body, Bool, Float, Int, OneOrMore, Reply, Seed
 
 MAX_PROMPT_CHARS = 32_000
 MAX_PARTIAL_IMAGES = 16
+MAX_CODES = 2**14
+"""Of one list; how many the model draws is checked against the model."""
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 Quality = Literal["low", "medium", "high"]
 Guidance = Annotated[Float, Field(ge=0, le=100)]
 
 
-class ImageGenerationRequest(Body):
-    """The body of an image generation. `cfg_weight` and `cfg_scale` mean `guidance_scale`."""
+class DrawingBody(Body):
+    """What all drawing endpoints take. `cfg_weight` and `cfg_scale` mean `guidance_scale`."""
 
     without_effect: ClassVar[frozenset[str]] = frozenset(
         {
@@ -29,10 +31,8 @@ class ImageGenerationRequest(Body):
             "input_fidelity", "metadata",
         }
     )  # fmt: skip
-    refused: ClassVar[Mapping[str, tuple[object, ...]]] = {"image": (), "images": (), "mask": ()}
 
     model: str | None = None
-    prompt: Annotated[str, Field(max_length=MAX_PROMPT_CHARS)]
     negative_prompt: Annotated[str, Field(max_length=MAX_PROMPT_CHARS)] | None = None
     n: Annotated[Int, Field(ge=1)] | None = None
     size: Annotated[str, Field(max_length=32)] | None = None
@@ -43,6 +43,7 @@ class ImageGenerationRequest(Body):
     output_compression: Annotated[Int, Field(ge=0, le=100)] | None = None
     stream: Bool | None = None
     partial_images: Annotated[Int, Field(ge=0, le=MAX_PARTIAL_IMAGES)] | None = None
+    progress: Bool | None = None
     seed: Annotated[OneOrMore[Seed], Field(min_length=1, max_length=128)] | None = None
     guidance_scale: Guidance | None = None
     cfg_weight: Guidance | None = None
@@ -51,6 +52,18 @@ class ImageGenerationRequest(Body):
     top_k: TopK | None = None
     top_p: TopP | None = None
     min_p: Annotated[Float, Field(ge=0, le=1)] | None = None
+    return_token_ids: Bool | None = None
+    logprobs: Bool | None = None
+
+    @property
+    def caption(self) -> str | None:
+        """The text to draw, if the client gave one."""
+        raise NotImplementedError
+
+    @property
+    def num_pictures(self) -> int:
+        """`n`, or as many as there are seeds."""
+        return self.n or len(self.seed or (0,))
 
     @property
     def guidance(self) -> float | None:
@@ -68,6 +81,21 @@ class ImageGenerationRequest(Body):
     def shown_quality(self) -> Quality:
         """The quality to echo. There is only one, so the rest is the best there is."""
         return self.quality if self.quality in ("low", "medium", "high") else "high"
+
+
+class ImageGenerationRequest(DrawingBody):
+    """The body of an image generation. `codes` are the first codes of each picture, kept as they
+    are; a null among them is drawn."""
+
+    refused: ClassVar[Mapping[str, tuple[object, ...]]] = {"image": (), "images": (), "mask": ()}
+
+    prompt: Annotated[str, Field(max_length=MAX_PROMPT_CHARS)]
+    codes: Annotated[list[Int | None], Field(max_length=MAX_CODES)] | None = None
+
+    @property
+    def caption(self) -> str | None:
+        """The prompt."""
+        return self.prompt
 
 
 class InputTokensDetails(Reply):
@@ -94,12 +122,25 @@ class ImagesUsage(Reply):
     output_tokens_details: OutputTokensDetails
 
 
-class Picture(Reply):
-    """One picture. `seed` draws it again."""
+class CodeLogprobs(Reply):
+    """Natural logarithms of the probability of each code, before temperature and filters: under
+    the conditional and the unconditional distribution and their guided mixture. Null where the code
+    was given; `uncond` is null as a whole for an unguided picture."""
 
-    b64_json: str
-    revised_prompt: None
+    cond: list[float | None]
+    uncond: list[float | None] | None
+    guided: list[float | None]
+
+
+class Picture(Reply):
+    """One picture, as `b64_json` or behind a `url`. `seed` draws it again."""
+
+    b64_json: str | None = None
+    url: str | None = None
+    revised_prompt: str | None
     seed: int
+    token_ids: list[int] | None = None
+    logprobs: CodeLogprobs | None = None
 
 
 class ImagesReply(Reply):
@@ -114,9 +155,14 @@ class ImagesReply(Reply):
     usage: ImagesUsage
 
 
+EventKind = Literal["image_generation", "image_edit"]
+"""Which endpoint's stream an event belongs to."""
+
+
 class PictureEvent(Reply):
     """What both events of a stream have. `image_index` says which of `n` pictures it is."""
 
+    type: str
     b64_json: str
     created_at: int
     background: Literal["opaque"]
@@ -128,14 +174,30 @@ class PictureEvent(Reply):
 
 
 class PartialImageEvent(PictureEvent):
-    """A half-drawn picture."""
+    """A half-drawn picture: `image_generation.partial_image` or `image_edit.partial_image`."""
 
-    type: Literal["image_generation.partial_image"]
     partial_image_index: int
 
 
 class CompletedImageEvent(PictureEvent):
-    """A finished picture."""
+    """A finished picture: `image_generation.completed` or `image_edit.completed`."""
 
-    type: Literal["image_generation.completed"]
     usage: ImagesUsage
+    url: str | None = None
+    token_ids: list[int] | None = None
+    logprobs: CodeLogprobs | None = None
+
+
+class ProgressEvent(Reply):
+    """How far a picture is: `image_generation.progress` or `image_edit.progress`, only on request.
+
+    `remaining_s` is null as long as there is nothing to estimate it from.
+    """
+
+    type: str
+    created_at: int
+    image_index: int
+    seed: int
+    num_codes: int
+    total_codes: int
+    remaining_s: float | None

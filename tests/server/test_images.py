@@ -3,11 +3,16 @@
 import base64
 import io
 import json
+from pathlib import Path
 
 import httpx2
 import numpy as np
 import pytest
 from PIL import Image
+
+from janus_core.errors import ParameterError
+from server.pictures import parse_size
+from tests.serving import ServerInThread
 
 URL = "/v1/images/generations"
 PROMPT = "a large red circle"
@@ -79,6 +84,15 @@ def test_the_file_says_how_to_draw_it_again(client: httpx2.Client):
     text = opened(picture["b64_json"]).text
     assert text["prompt"] == PROMPT
     assert (text["seed"], float(text["guidance_scale"]), text["model"]) == ("11", 3.0, "tiny")
+    assert text["parameters"] == (
+        f"{PROMPT}\nSteps: 16, Sampler: Autoregressive, CFG scale: 3.0, Seed: 11, Size: 16x16, "
+        "Model: tiny"
+    )
+    picture = draw(client, seed=11, negative_prompt="a cat", size="32x32")["data"][0]
+    text = opened(picture["b64_json"]).text
+    assert text["negative_prompt"] == "a cat"
+    assert text["parameters"].startswith(f"{PROMPT}\nNegative prompt: a cat\nSteps: ")
+    assert "Size: 32x32" in text["parameters"]
 
 
 @pytest.mark.parametrize(
@@ -196,3 +210,98 @@ def test_a_stream_of_several_pictures_completes_each_once(client: httpx2.Client)
     whole = draw(client, seed=4, n=2, output_format="webp")
     assert [by_index[i]["b64_json"] for i in (0, 1)] == [p["b64_json"] for p in whole["data"]]
     assert [by_index[i]["seed"] for i in (0, 1)] == [4, 5]
+
+
+def test_a_url_leads_to_the_same_file(client: httpx2.Client):
+    reply = draw(client, seed=3, n=2, response_format="url", output_format="webp")
+    whole = draw(client, seed=3, n=2, output_format="webp")
+    for picture, same in zip(reply["data"], whole["data"], strict=True):
+        assert picture.keys() == {"url", "revised_prompt", "seed"}
+        assert picture["url"].startswith(f"{client.base_url}/v1/images/img_".replace("//v1", "/v1"))
+        found = client.get(picture["url"])
+        assert found.status_code == 200
+        assert found.content == base64.b64decode(same["b64_json"])
+        assert found.headers["content-type"] == "image/webp"
+        assert found.headers["x-content-type-options"] == "nosniff"
+        assert 0 < int(found.headers["cache-control"].split("max-age=")[1].split(",")[0]) <= 3600
+    assert len({picture["url"] for picture in reply["data"]}) == 2
+
+
+@pytest.mark.parametrize("image_id", ["img_x", "..%2f..%2fetc", "a" * 2000])
+def test_there_is_nothing_at_other_urls(client: httpx2.Client, image_id: str):
+    reply = client.get(f"/v1/images/{image_id}/content")
+    assert reply.status_code == 404
+    assert reply.json()["error"]["code"] in ("image_not_found", "unknown_url")
+
+
+def test_a_stream_can_have_urls_beside_the_bytes(client: httpx2.Client):
+    (completed,) = events(client, seed=3, response_format="url")
+    found = client.get(completed["url"])
+    assert found.content == base64.b64decode(completed["b64_json"])
+
+
+def test_progress_comes_once_per_row(client: httpx2.Client):
+    found = events(client, seed=3, n=2, progress=True)
+    for index in (0, 1):
+        own = [event for event in found if event["image_index"] == index]
+        *progress, completed = own
+        assert {event["type"] for event in progress} == {"image_generation.progress"}
+        numbers = [event["num_codes"] for event in progress]
+        assert numbers == sorted(set(numbers))
+        assert len(numbers) >= 3
+        assert {event["total_codes"] for event in progress} == {16}
+        assert {event["seed"] for event in own} == {3 + index}
+        assert all(event["remaining_s"] is None or event["remaining_s"] >= 0 for event in progress)
+        assert completed["type"] == "image_generation.completed"
+
+
+def test_without_a_stream_there_is_nothing_to_show_on_the_way(client: httpx2.Client):
+    for name, value in (("progress", True), ("partial_images", 1)):
+        reply = client.post(URL, json={"prompt": PROMPT, name: value})
+        assert reply.status_code == 400
+        assert reply.json()["error"]["param"] == name
+
+
+def test_codes_come_back_on_request(client: httpx2.Client):
+    (picture,) = draw(client, seed=3, return_token_ids=True)["data"]
+    assert len(picture["token_ids"]) == 16
+    (completed,) = events(client, seed=3, return_token_ids=True)
+    assert completed["token_ids"] == picture["token_ids"]
+    assert (
+        draw(client, seed=4, return_token_ids=True)["data"][0]["token_ids"] != picture["token_ids"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("policy", "size", "expected"),
+    [
+        ("native", "512x512", (16, 16)),
+        ("native", "1x1", (16, 16)),
+        ("native", "big", None),
+        ("strict", "512x512", None),
+        ("strict", "16x16", (16, 16)),
+        ("strict", "auto", (16, 16)),
+        ("resize", "512x256", (512, 256)),
+    ],
+)
+def test_the_size_policy(policy: str, size: str, expected: tuple[int, int] | None):
+    if expected is None:
+        with pytest.raises(ParameterError) as caught:
+            parse_size(size, native_px=16, max_px=512, policy=policy)
+        assert caught.value.param == "size"
+    else:
+        assert parse_size(size, native_px=16, max_px=512, policy=policy) == expected
+
+
+def test_the_settings_reach_the_pictures(tiny_checkpoint: Path):
+    settings = {"image_size_policy": "native", "public_url": "https://pictures.example/janus/"}
+    with (
+        ServerInThread(model=str(tiny_checkpoint), result_store_bytes=1500, **settings) as server,
+        server.client() as client,
+    ):
+        reply = draw(client, size="64x64", n=2, seed=3, response_format="url")
+        assert reply["size"] == "16x16"
+        urls = [picture["url"] for picture in reply["data"]]
+        assert all(url.startswith("https://pictures.example/janus/v1/images/") for url in urls)
+        found = [client.get(url.partition("/janus")[2]) for url in urls]
+        assert sorted(reply.status_code for reply in found) == [200, 404], "room for one only"
