@@ -15,6 +15,7 @@ from janus_core.errors import ParameterError, PromptError, RequestError
 from janus_core.images import PreparedImage
 from janus_core.pipeline import Pipeline, TextOptions
 from janus_core.prompt import Message, Role
+from server.fetch import Fetcher
 from server.media import bytes_of_url
 
 ROLES: dict[str, Role] = {
@@ -68,6 +69,26 @@ def check_num_images(turns: Sequence[Turn], *, limit: int, param: str) -> None:
             f"The conversation has {num_images} images, but this server allows at most {limit}.",
             param=param,
         )
+
+
+async def with_images(
+    turns: Sequence[Turn], fetcher: Fetcher, *, max_total_bytes: int
+) -> list[Turn]:
+    """The turns with images behind http(s) addresses fetched, in all at most `max_total_bytes`.
+
+    Raises ImageInputError, QueueFullError.
+    """
+    sources = [part for turn in turns for part in turn.parts if isinstance(part, ImageSource)]
+    fetched = await fetcher.fetch_all(
+        [(source.url, source.param) for source in sources], max_total_bytes=max_total_bytes
+    )
+
+    def filled(part: str | ImageSource) -> str | ImageSource:
+        if isinstance(part, ImageSource) and part.url in fetched:
+            return replace(part, data=fetched[part.url])
+        return part
+
+    return [replace(turn, parts=tuple(map(filled, turn.parts))) for turn in turns]
 
 
 def build_text_requests(

@@ -14,7 +14,7 @@ from server.chat_pictures import ChatPicturesReply
 from server.chat_reply import ChatReply
 from server.chat_request import drawing_body, text_options, turns_of
 from server.context import Context, context_of
-from server.conversation import Turn, build_text_requests
+from server.conversation import Turn, build_text_requests, with_images
 from server.drawing import prepare_drawing
 from server.json_route import JsonRoute, unless_client_leaves
 from server.record import record_of
@@ -59,6 +59,8 @@ async def _answer(body: ChatRequest, request: Request) -> Response:
 async def _prepare_text(
     context: Context, turns: Sequence[Turn], body: ChatRequest
 ) -> tuple[Sequence[EngineRequest], ChatReply | ChatPicturesReply]:
+    max_bytes = context.settings.max_body_bytes
+    turns = await with_images(turns, context.fetcher, max_total_bytes=max_bytes)
     requests = await context.offload.admit(
         build_text_requests,
         turns,
