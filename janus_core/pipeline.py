@@ -7,9 +7,7 @@ from it (the seed above all).
 """
 
 import os
-import secrets
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from janus_core.checkpoint import load_model, resolve_checkpoint
@@ -18,7 +16,6 @@ from janus_core.device import Placement, fit, place
 from janus_core.engine.engine import Engine
 from janus_core.engine.events import Event, Failed, Finished
 from janus_core.engine.request import (
-    Constraint,
     ImageInput,
     ImageRequest,
     Request,
@@ -29,78 +26,18 @@ from janus_core.engine.service import EngineService
 from janus_core.engine.settings import EngineSettings
 from janus_core.errors import CheckpointError, ContextLengthError, ParameterError
 from janus_core.images import ImageLimits, ImageProcessor, PreparedImage, decode_image
+from janus_core.options import ImageOptions, TextOptions, seeds, spread, text_sampling
 from janus_core.prompt import Message, PromptBuilder
 from janus_core.strict_json import read_object
 from janus_core.tokenizer import Tokenizer
+
+__all__ = ["DEFAULT_GUIDANCE", "EMBEDDED_CHECKPOINT", "ImageOptions", "Pipeline", "TextOptions"]
 
 EMBEDDED_CHECKPOINT = Path(__file__).parents[1] / "weights" / "janus-mini"
 """The small checkpoint in the source tree, served if no other is named."""
 
 # `generate()` of transformers' Janus and `generation_inference.py` have the same default.
 DEFAULT_GUIDANCE = 5.0
-
-RANDOM_SEED_LIMIT = 2**32
-"""Seeds drawn for a request stay below it: short to retype, and exact in every JSON parser."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextOptions:
-    """What a client may choose about an answer; None leaves it to us.
-
-    The default temperature is 0 (argmax), as in DeepSeek's inference code: the models answer best
-    so. `max_tokens` beyond the context is cut to what fits; None is all that fits. `n` answers have
-    the seeds `seed`, `seed` + 1, ..., or those of a tuple. `bad_words` are kept out in the tokens
-    they are usually spelled in, with and without a space before them. `continue_final` continues
-    the last message, of the assistant; without `add_generation_prompt` the prompt ends after the
-    last message.
-    """
-
-    n: int = 1
-    seed: int | tuple[int, ...] | None = None
-    max_tokens: int | None = None
-    min_tokens: int = 0
-    temperature: float | None = None
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    logit_bias: tuple[tuple[int, float], ...] = ()
-    stop: tuple[str, ...] = ()
-    stop_token_ids: tuple[int, ...] = ()
-    include_stop: bool = False
-    ignore_eos: bool = False
-    logprobs: int | None = None
-    constraint: Constraint | None = None
-    bad_words: tuple[str, ...] = ()
-    continue_final: bool = False
-    add_generation_prompt: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImageOptions:
-    """What a client may choose about a picture; None leaves it to us.
-
-    `guidance` defaults to what the checkpoint's `generation_config.json` says; 1 draws unguided, at
-    half the cost. `num_previews` half-drawn pictures are spread evenly over the codes. `seed` is
-    the first picture's, or one per picture. `forced_codes` are fed in raster order and the rest,
-    those that are None or missing at the end, is drawn. `code_logprobs` asks for the
-    log-probabilities of each drawn code.
-    """
-
-    n: int = 1
-    seed: int | tuple[int, ...] | None = None
-    guidance: float | None = None
-    negative_prompt: str | None = None
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    min_p: float = 0.0
-    num_previews: int = 0
-    progress: bool = False
-    forced_codes: tuple[int | None, ...] = ()
-    code_logprobs: bool = False
 
 
 class Pipeline:
@@ -209,7 +146,11 @@ class Pipeline:
 
         Raises a RequestError that names the field.
         """
-        prompt = self.prompts.understanding(messages, continue_final=options.continue_final)
+        prompt = self.prompts.understanding(
+            messages,
+            continue_final=options.continue_final,
+            add_generation_prompt=options.add_generation_prompt,
+        )
         room = self.max_context - len(prompt.token_ids)
         if room < 1:
             raise ContextLengthError(
@@ -217,17 +158,17 @@ class Pipeline:
                 f"answer in the context of {self.max_context}.",
                 param="messages",
             )
-        self._check_stop_ids(options.stop_token_ids)
         images = tuple(
             ImageInput(image.digest, image.pixels_CHW, first, self.config.vision.num_image_tokens)
             for first, image in prompt.images
         )
         max_tokens = room if options.max_tokens is None else min(room, options.max_tokens)
+        bad_sequences = tuple(self._spellings(options.bad_words))
         requests = [
             TextRequest(
                 id=f"{request_id}-{index}",
                 token_ids=prompt.token_ids,
-                sampling=_text_sampling(options, seed),
+                sampling=text_sampling(options, seed),
                 max_tokens=max_tokens,
                 images=images,
                 stop=options.stop,
@@ -236,10 +177,12 @@ class Pipeline:
                 ignore_eos=options.ignore_eos,
                 min_tokens=min(options.min_tokens, room),
                 logprobs=options.logprobs,
-                strip_start=not options.continue_final,
+                strip_start=options.add_generation_prompt and not options.continue_final,
+                constraint=options.constraint,
+                bad_sequences=bad_sequences,
                 tenant=tenant,
             )
-            for index, seed in enumerate(_seeds(options.seed, options.n))
+            for index, seed in enumerate(seeds(options.seed, options.n))
         ]
         self.engine.validate(requests[0])
         return requests
@@ -258,7 +201,7 @@ class Pipeline:
                 param="negative_prompt",
             )
         pair = self.prompts.generation(prompt, negative_prompt=options.negative_prompt)
-        num_codes = self.config.vq.num_codes
+        forced_codes = self._padded(options.forced_codes)
         requests = [
             ImageRequest(
                 id=f"{request_id}-{index}",
@@ -272,11 +215,13 @@ class Pipeline:
                     top_p=options.top_p,
                     min_p=options.min_p,
                 ),
-                preview_at=_spread(options.num_previews, num_codes),
+                preview_at=self._preview_places(options.num_previews, forced_codes),
                 progress=options.progress,
+                forced_codes=forced_codes,
+                code_logprobs=options.code_logprobs,
                 tenant=tenant,
             )
-            for index, seed in enumerate(_seeds(options.seed, options.n))
+            for index, seed in enumerate(seeds(options.seed, options.n))
         ]
         self.engine.validate(requests[0])
         return requests
@@ -299,14 +244,27 @@ class Pipeline:
                     open_ids.discard(event.request_id)
                 yield event
 
-    def _check_stop_ids(self, ids: Sequence[int]) -> None:
-        limit = self.config.backbone.vocab_size
-        for id in ids:
-            if not 0 <= id < limit:
-                raise ParameterError(
-                    f"stop_token_ids names token {id}, but ids are within [0, {limit}).",
-                    param="stop_token_ids",
-                )
+    def _spellings(self, words: Sequence[str]) -> Iterator[tuple[int, ...]]:
+        """The ids each bad word is usually spelled in, within a text and after a space."""
+        for word in words:
+            if not word.strip():
+                raise ParameterError("A bad word must not be empty.", param="bad_words")
+            yield tuple(self.tokenizer.encode_text(word))
+            if not word.startswith(" "):
+                yield tuple(self.tokenizer.encode_text(f" {word}"))
+
+    def _padded(self, forced_codes: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """One entry per code of a picture; what is missing at the end is drawn."""
+        missing = self.config.vq.num_codes - len(forced_codes)
+        return (*forced_codes, *[None] * missing) if forced_codes else ()
+
+    def _preview_places(
+        self, num_previews: int, forced_codes: tuple[int | None, ...]
+    ) -> tuple[int, ...]:
+        """After how many codes of the picture, forced ones included, to show a preview."""
+        num_codes = self.config.vq.num_codes
+        drawn = [i for i in range(num_codes) if not forced_codes or forced_codes[i] is None]
+        return tuple(drawn[count - 1] + 1 for count in spread(num_previews, len(drawn)))
 
 
 def _name_of(model: str | None, directory: Path) -> str:
@@ -330,46 +288,6 @@ def _check_agreement(directory: Path, config: ModelConfig, *, tokenizer: Tokeniz
             f"The image processor of {directory} makes squares of {made} pixels, but the vision "
             f"tower takes {wanted}."
         )
-
-
-def _text_sampling(options: TextOptions, seed: int) -> SamplingParams:
-    return SamplingParams(
-        seed=seed,
-        temperature=0.0 if options.temperature is None else options.temperature,
-        top_k=options.top_k,
-        top_p=options.top_p,
-        min_p=options.min_p,
-        repetition_penalty=options.repetition_penalty,
-        presence_penalty=options.presence_penalty,
-        frequency_penalty=options.frequency_penalty,
-        logit_bias=options.logit_bias,
-    )
-
-
-def _seeds(seed: int | tuple[int, ...] | None, n: int) -> Sequence[int]:
-    """The seeds given, one per output, or `n` consecutive ones, from a random one if none was
-    given."""
-    if n < 1:
-        raise ParameterError(f"n must be at least 1, but is {n}.", param="n")
-    if isinstance(seed, tuple):
-        if len(seed) != n:
-            raise ParameterError(
-                f"seed has {len(seed)} numbers, but n is {n}: give one number, or as many as n.",
-                param="seed",
-            )
-        return seed
-    first = secrets.randbelow(RANDOM_SEED_LIMIT) if seed is None else seed
-    return range(first, first + n)
-
-
-def _spread(num_previews: int, num_codes: int) -> tuple[int, ...]:
-    """After how many codes to show a preview: 3 of 64 codes are after 16, 32 and 48."""
-    if num_previews < 0:
-        raise ParameterError(
-            f"partial_images must not be negative, but is {num_previews}.", param="partial_images"
-        )
-    shares = (index * num_codes // (num_previews + 1) for index in range(1, num_previews + 1))
-    return tuple(sorted({num_codes_shown for num_codes_shown in shares if num_codes_shown}))
 
 
 def _default_guidance(directory: Path) -> float:

@@ -15,6 +15,7 @@ that alternate between user and assistant the two agree, and so do we. Beyond th
   - The messages of role system or developer, wherever they stand, replace the default system
     prompt; an empty one means none.
   - A last assistant message is answered by a new one, or continued if asked for (no EOS then).
+  - The assistant's opening can be left out; the models were not trained to go on from there.
 """
 
 from collections.abc import Sequence
@@ -95,14 +96,19 @@ class PromptBuilder:
         return cls(tokenizer, config, default_system_prompt=DEFAULT_SYSTEM_PROMPT if wanted else "")
 
     def understanding(
-        self, messages: Sequence[Message[ImageT]], *, continue_final: bool = False
+        self,
+        messages: Sequence[Message[ImageT]],
+        *,
+        continue_final: bool = False,
+        add_generation_prompt: bool = True,
     ) -> UnderstandingPrompt[ImageT]:
         """The prompt of a conversation, up to where the assistant speaks.
 
         With `continue_final` the last message, of the assistant, is left open and the answer goes
-        on from it. Raises PromptError for an empty conversation or user message, ParameterError for
-        images outside user messages, ContextLengthError for text that cannot fit however it is
-        encoded; each names its message.
+        on from it. Without `add_generation_prompt` the prompt ends after the last message. Raises
+        PromptError for an empty conversation or user message, ParameterError for images outside
+        user messages, ContextLengthError for text that cannot fit however it is encoded; each names
+        its message.
         """
         self._check(messages, continue_final)
         pieces: list[int | str] = [self._tokenizer.bos_id]
@@ -118,7 +124,7 @@ class PromptBuilder:
                 pieces += (self._assistant, ": ", _joined(message.parts).lstrip())
             elif text := _joined(message.parts).strip():
                 pieces += (self._assistant, ": ", text, self._tokenizer.eos_id)
-        if not continue_final:
+        if add_generation_prompt and not continue_final:
             pieces += (self._assistant, ":")
         token_ids = tuple(self._tokenizer.encode_pieces(pieces))
         return UnderstandingPrompt(

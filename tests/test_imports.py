@@ -27,15 +27,19 @@ ALLOWED = {
     # engine.request is a plain description of work: what to draw is said there, how is done here.
     "ops": {"engine.request", "models.inputs", "models.kv_pool", "config", "errors"},
     "models": {"ops", "config", "errors"},
-    "checkpoint": {"models", "strict_json", "config", "errors"},
+    "checkpoint": {"models", "ops.formats", "strict_json", "config", "errors"},
     "engine": {"models", "ops", "tokenizer", "config", "errors"},
     "device": {"engine.settings", "config", "errors"},
+    "options": {"engine.request", "errors"},
+    "codec": {"engine.render", "models", "images", "errors"},
     "pipeline": {
         *(
             "device",
             "engine",
             "checkpoint",
+            "codec",
             "models",
+            "options",
             "ops.attention",
             "prompt",
             "images",

@@ -31,6 +31,16 @@ class Bounds:
         _check_ids((id for id, _ in request.sampling.logit_bias), num_ids, param="logit_bias")
         if isinstance(request, TextRequest):
             _check_ids(request.stop_token_ids, num_ids, param="stop_token_ids")
+        else:
+            self._check_forced_codes(request.forced_codes)
+
+    def _check_forced_codes(self, codes: tuple[int | None, ...]) -> None:
+        vq = self.config.vq
+        if codes and len(codes) != vq.num_codes:
+            raise ParameterError(
+                f"{len(codes)} codes were given, but a picture has {vq.num_codes}.", param="codes"
+            )
+        _check_ids((code for code in codes if code is not None), vq.codebook_size, param="codes")
 
     def _check_length(self, request: Request) -> None:
         num_output = num_output_of(request, self.config)

@@ -38,6 +38,11 @@ class Batch:
     guided: list[RequestState]
     unguided: list[RequestState]
 
+    @property
+    def images(self) -> list[RequestState]:
+        """The pictures, in the order their codes are drawn in."""
+        return self.guided + self.unguided
+
 
 def build_batch(plan: StepPlan, embeddings: Embeddings, *, device: torch.device) -> Batch:
     """Lay the chunks of a plan out one after the other, and find the rows that are sampled."""

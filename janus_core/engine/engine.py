@@ -13,6 +13,7 @@ import torch
 
 from janus_core.engine.admission import Bounds
 from janus_core.engine.events import (
+    CodeLogprob,
     Event,
     Failed,
     Finished,
@@ -95,6 +96,8 @@ class Engine:
         """Refuse a request that could never run: ContextLengthError, ParameterError.
         Thread-safe."""
         self._bounds.check(request)
+        if isinstance(request, TextRequest):
+            self._runner.constraints.check(request)
 
     def submit(self, request: Request) -> None:
         """Queue a request. Raises what `validate` raises, and QueueFullError."""
@@ -226,7 +229,7 @@ class Engine:
                 self._runner.clear(sample.state)
                 self._fail(sample.state, StepError("The model's output was not a finite number."))
             elif sample.state.is_image:
-                self._accept_code(sample.state, sample.token.token_id)
+                self._accept_code(sample)
             else:
                 self._accept_word(sample)
 
@@ -243,21 +246,26 @@ class Engine:
         if reason is not None:
             self._finish(state, reason)
 
-    def _accept_code(self, state: RequestState, code: int) -> None:
-        request, vq = state.request, self._config.vq
+    def _accept_code(self, sample: Sample) -> None:
+        state, code = sample.state, sample.token
+        request, vq, vocab_size = state.request, self._config.vq, self._config.backbone.vocab_size
         assert isinstance(request, ImageRequest)
-        self._append(state, self._config.backbone.vocab_size + code)
+        num_before = state.num_output
+        if code.code_logprob is not None:
+            state.code_logprobs[num_before] = code.code_logprob
+        self._append(state, vocab_size + code.token_id)
+        state.append_forced(vocab_size)
         num_codes = state.num_output
-        if request.progress and num_codes % vq.grid == 0:
+        previews = [i for i, at in enumerate(request.preview_at) if num_before < at <= num_codes]
+        if request.progress and num_codes // vq.grid > num_before // vq.grid:
             self._events.append(ImageProgress(state.id, num_codes, vq.num_codes))
         if num_codes == vq.num_codes:
             # The slots are free before the pixels exist.
             self._scheduler.remove(state, keep_prefix=True)
             self._rendering[state.id] = state
             self._renderer.submit(self._render_job(state))
-        elif num_codes in request.preview_at:
-            index = request.preview_at.index(num_codes)
-            job = self._render_job(state, preview_index=index)
+        elif previews:
+            job = self._render_job(state, preview_index=previews[-1])
             self._num_dropped_previews += not self._renderer.submit(job)
 
     def _append(self, state: RequestState, token_id: int) -> None:
@@ -290,10 +298,13 @@ class Engine:
         self._forget(state, keep_prefix=True)
         pixels: Pixels | None = None
         codes: tuple[int, ...] = ()
+        code_logprobs: tuple[CodeLogprob | None, ...] = ()
         vq_decode_s = 0.0
         if rendered is not None:
             pixels, codes = rendered.pixels, rendered.job.codes
             vq_decode_s = rendered.duration_s
+            if state.code_logprobs:
+                code_logprobs = tuple(map(state.code_logprobs.get, range(len(codes))))
         finished = Finished(
             state.id,
             reason,
@@ -301,6 +312,7 @@ class Engine:
             timings_of(state, vq_decode_s=vq_decode_s),
             pixels,
             codes,
+            code_logprobs,
         )
         self._events.append(finished)
         timings = finished.timings

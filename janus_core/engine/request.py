@@ -78,7 +78,10 @@ class Constraint:
         cls, schema: Mapping[str, Any] | bool, *, param: str = "response_format"
     ) -> "Constraint":
         """JSON that a schema (draft 2020-12, what llguidance supports of it) accepts."""
-        return cls("json_schema", json.dumps(schema), param)
+        try:
+            return cls("json_schema", json.dumps(schema), param)
+        except RecursionError:
+            raise ParameterError(f"{param} is nested too deeply.", param=param) from None
 
     @classmethod
     def regex(cls, pattern: str, *, param: str = "structured_outputs.regex") -> "Constraint":

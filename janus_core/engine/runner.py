@@ -6,17 +6,20 @@ stops or events. Invariant: nothing it does is visible in a request's state; run
 writes the same keys and values again.
 
 Shape suffixes: T packed tokens, R rows, I guided images, J unguided images, D width, V text
-vocabulary, C codebook, S image slots, K alternatives.
+vocabulary, C codebook, S image slots, K alternatives, L rows with log-probabilities, F rows with a
+constraint, N ids of the tokenizer.
 """
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from janus_core.engine.batch import Batch, build_batch
-from janus_core.engine.events import SampledToken, TokenLogprob
+from janus_core.engine.constraint import ConstraintCompiler, Mask, Matcher
+from janus_core.engine.events import CodeLogprob, SampledToken, TokenLogprob
 from janus_core.engine.plan import Encode, StepPlan
 from janus_core.engine.request import ImageRequest, TextRequest
 from janus_core.engine.sequence import RequestState
@@ -39,7 +42,8 @@ class Sample:
 
 
 class Runner:
-    """Of `tokenizer` it needs only which ids an answer may contain."""
+    """Of `tokenizer` it needs only which ids an answer may contain, and for `constraints` their
+    bytes."""
 
     def __init__(
         self, model: JanusModel, tokenizer: Tokenizer, *, kv: KvPool, vision_cache: VisionCache
@@ -49,6 +53,9 @@ class Runner:
         self._vision_cache = vision_cache
         self._eos_id = tokenizer.eos_id
         self._embeddings: dict[RequestState, dict[int, torch.Tensor]] = {}
+        self.constraints = ConstraintCompiler(tokenizer)
+        self._matchers: dict[RequestState, Matcher] = {}
+        self._num_ids = tokenizer.num_ids
         self._forbidden_V = torch.zeros(
             model.config.backbone.vocab_size, dtype=torch.bool, device=model.device
         )
@@ -89,8 +96,9 @@ class Runner:
                 self._kv.clear(sequence.slot.start, sequence.slot.capacity)
 
     def forget(self, state: RequestState) -> None:
-        """Drop the image embeddings held for a request."""
+        """Drop what is held for a request; it is made again if the request goes on."""
         self._embeddings.pop(state, None)
+        self._matchers.pop(state, None)
 
     def _encode(self, encode: Encode) -> None:
         """Make the embeddings of one image available to the batch."""
@@ -120,7 +128,8 @@ class Runner:
         wanted = [row for row, state in enumerate(states) if _num_top(state) is not None]
         logprobs_KV = logits_RV[wanted].log_softmax(dim=-1) if wanted else None
         logits_RV.masked_fill_(self._forbidden_V, -torch.inf)
-        ids_R = sample(logits_RV, [self._text_row(state) for state in states])
+        rows = [self._text_row(state) for state in states]
+        ids_R = sample(logits_RV, self._constrain(logits_RV, states, rows))
         parts = [ids_R, finite_R]
         if logprobs_KV is not None:
             num_top = max(_num_top(states[row]) or 0 for row in wanted)
@@ -132,15 +141,52 @@ class Runner:
     def _text_row(self, state: RequestState) -> SamplingRow:
         request, tokens = state.request, state.sequences[0].tokens
         assert isinstance(request, TextRequest)
-        is_banned = state.num_output < request.min_tokens
+        banned_ids: tuple[int, ...] = ()
+        if request.bad_sequences:
+            banned_ids = _completing(request.bad_sequences, tokens[state.num_prompt :])
+        if state.num_output < request.min_tokens:
+            banned_ids += (self._eos_id, *request.stop_token_ids)
         has_penalty = needs_history(request.sampling)
         return SamplingRow(
             request.sampling,
             position=state.num_output,
             prompt_ids=request.token_ids if has_penalty else (),
             output_ids=tokens[state.num_prompt :] if has_penalty else (),
-            banned_ids=(self._eos_id, *request.stop_token_ids) if is_banned else (),
+            banned_ids=banned_ids,
         )
+
+    def _constrain(
+        self, logits_RV: torch.Tensor, states: list[RequestState], rows: list[SamplingRow]
+    ) -> list[SamplingRow]:
+        """Make what the constraints of some rows do not allow impossible, and what is banned there
+        unless nothing would be left; returns the rows that are left to sample.
+
+        On a GPU the masks are computed while it works on the hidden vectors: nothing has waited for
+        those yet.
+        """
+        masks_FN: list[Mask] = []
+        constrained: list[int] = []
+        left = list(rows)
+        for index, (state, row) in enumerate(zip(states, rows, strict=True)):
+            request = state.request
+            assert isinstance(request, TextRequest)
+            if request.constraint is None:
+                continue
+            if state not in self._matchers:
+                self._matchers[state] = self.constraints.new_matcher(request)
+            allowed_N = self._matchers[state].mask(state.output_ids)
+            wanted_N = allowed_N.copy()
+            wanted_N[[i for i in row.banned_ids if i < self._num_ids]] = False
+            masks_FN.append(wanted_N if wanted_N.any() else allowed_N)
+            constrained.append(index)
+            left[index] = replace(row, banned_ids=())
+        if constrained:
+            device = logits_RV.device
+            forbidden_FN = torch.from_numpy(~np.stack(masks_FN)).to(device, non_blocking=True)
+            index_F = torch.tensor(constrained, device=device)
+            logits_FN = logits_RV[index_F, : self._num_ids]
+            logits_RV[index_F, : self._num_ids] = logits_FN.masked_fill_(forbidden_FN, -torch.inf)
+        return left
 
     def _sample_codes(self, hidden_TD: torch.Tensor, batch: Batch) -> list[torch.Tensor]:
         """Codes and finiteness per picture, guided ones first."""
@@ -160,8 +206,19 @@ class Runner:
             parts_C.append(self._model.code_logits(hidden_TD[batch.solo_rows_J]))
         logits_RC = parts_C[0] if len(parts_C) == 1 else torch.cat(parts_C)
         finite_R = logits_RC.sum(dim=-1).isfinite()
-        rows = [self._code_row(state) for state in batch.guided + batch.unguided]
-        return [sample(logits_RC, rows), finite_R]
+        rows = [self._code_row(state) for state in batch.images]
+        wanted = [row for row, state in enumerate(batch.images) if _wants_logprobs(state)]
+        guided_LC = logits_RC[wanted].log_softmax(dim=-1) if wanted else None
+        codes_R = sample(logits_RC, rows)
+        parts = [codes_R, finite_R]
+        if guided_LC is not None:
+            codes_L1 = codes_R[wanted, None]
+            guided = [row for row in wanted if row < len(batch.guided)]
+            for rows_I in (batch.cond_rows_I, batch.uncond_rows_I):
+                logprobs_LC = self._model.code_logits(hidden_TD[rows_I[guided]]).log_softmax(dim=-1)
+                parts.append(logprobs_LC.gather(1, codes_L1[: len(guided)]).flatten())
+            parts.append(guided_LC.gather(1, codes_L1).flatten())
+        return parts
 
     def _code_row(self, state: RequestState) -> SamplingRow:
         params, vocab_size = state.request.sampling, self._model.config.backbone.vocab_size
@@ -182,10 +239,12 @@ def _unpack(flat: list[float], batch: Batch) -> list[Sample]:
         for state, token_id, is_finite in zip(batch.texts, ids, finite, strict=True):
             token = SampledToken(token_id, *logprobs.get(state, ()))
             samples.append(Sample(state, token, is_finite))
-    images = batch.guided + batch.unguided
-    codes = [int(next(values)) for _ in images]
-    for state, code in zip(images, codes, strict=True):
-        samples.append(Sample(state, SampledToken(code), bool(next(values))))
+    codes = [int(next(values)) for _ in batch.images]
+    finite = [bool(next(values)) for _ in batch.images]
+    code_logprobs = _unpack_code_logprobs(values, batch)
+    for state, code, is_finite in zip(batch.images, codes, finite, strict=True):
+        token = SampledToken(code, code_logprob=code_logprobs.get(state))
+        samples.append(Sample(state, token, is_finite))
     return samples
 
 
@@ -204,6 +263,34 @@ def _unpack_logprobs(
         )
         for state, logprob, top_ids, top in zip(wanted, logprobs, ids, tops, strict=True)
     }
+
+
+def _unpack_code_logprobs(values: Iterator[float], batch: Batch) -> dict[RequestState, CodeLogprob]:
+    guided = [state for state in batch.guided if _wants_logprobs(state)]
+    unguided = [state for state in batch.unguided if _wants_logprobs(state)]
+    conds = [next(values) for _ in guided]
+    unconds = [next(values) for _ in guided]
+    logprobs = {
+        state: CodeLogprob(cond, uncond, next(values))
+        for state, cond, uncond in zip(guided, conds, unconds, strict=True)
+    }
+    for state, logprob in zip(unguided, values, strict=False):
+        logprobs[state] = CodeLogprob(logprob, None, logprob)
+    return logprobs
+
+
+def _completing(sequences: tuple[tuple[int, ...], ...], output_ids: list[int]) -> tuple[int, ...]:
+    """The ids that would complete one of `sequences` now."""
+    return tuple(
+        ids[-1]
+        for ids in sequences
+        if len(ids) == 1 or output_ids[1 - len(ids) :] == list(ids[:-1])
+    )
+
+
+def _wants_logprobs(state: RequestState) -> bool:
+    """Whether a picture is drawn with the log-probabilities of its codes."""
+    return isinstance(state.request, ImageRequest) and state.request.code_logprobs
 
 
 def _num_top(state: RequestState) -> int | None:

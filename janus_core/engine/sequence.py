@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from janus_core.config import ModelConfig
+from janus_core.engine.events import CodeLogprob
 from janus_core.engine.request import ImageInput, ImageRequest, Request, TextRequest
 from janus_core.engine.slots import Slot
 
@@ -58,8 +59,9 @@ class RequestState:
     """A live request. `order` is its rank of arrival; `max_positions` what each sequence ever
     needs.
 
-    `embedded` are the indices of images whose embeddings the runner holds for this request. Times
-    are readings of the engine's clock in seconds, None before the event.
+    `embedded` are the indices of images whose embeddings the runner holds for this request,
+    `code_logprobs` those of the drawn codes by place, if the request asked for them. Times are
+    readings of the engine's clock in seconds, None before the event.
     """
 
     request: Request
@@ -70,6 +72,7 @@ class RequestState:
     num_output: int = 0
     num_cached: int = 0
     embedded: set[int] = field(default_factory=set)
+    code_logprobs: dict[int, CodeLogprob] = field(default_factory=dict)
     blocked_since: int | None = None
     started_s: float | None = None
     first_s: float | None = None
@@ -108,6 +111,14 @@ class RequestState:
             sequence.append(token_id)
         self.num_output += 1
 
+    def append_forced(self, vocab_size: int) -> None:
+        """Add the codes that the request forces from here on, up to the next one to be drawn."""
+        forced = self.request.forced_codes if isinstance(self.request, ImageRequest) else ()
+        for code in forced[self.num_output :]:
+            if code is None:
+                return
+            self.append(vocab_size + code)
+
 
 def new_state(
     request: Request,
@@ -128,7 +139,7 @@ def new_state(
         sequences: tuple[Sequence, ...] = (Sequence(Role.TEXT, tokens, keys, request.tenant),)
     else:
         sequences = _image_sequences(request, public_ids)
-    return RequestState(
+    state = RequestState(
         request=request,
         sequences=sequences,
         order=order,
@@ -136,6 +147,8 @@ def new_state(
         max_positions=len(request.token_ids) + num_output_of(request, config) - 1,
         submitted_s=now_s,
     )
+    state.append_forced(config.backbone.vocab_size)
+    return state
 
 
 def num_output_of(request: Request, config: ModelConfig) -> int:

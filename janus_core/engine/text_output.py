@@ -85,9 +85,11 @@ class TextOutput:
         text = self._detokenizer.push(token.token_id) if is_visible else ""
         if ends:
             text += self._detokenizer.flush()
-        if self._strips:
-            text = text.lstrip()
-            self._strips = not text
+        if self._strips and text:
+            # A constraint has one space before it and may begin with another of its own.
+            constrained = request.constraint is not None
+            text = text.removeprefix(" ") if constrained else text.lstrip()
+            self._strips = not text and not constrained
         matched = False
         if self._num_tokens >= request.min_tokens:
             text, matched = self._stop_strings.push(text)
