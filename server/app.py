@@ -17,11 +17,12 @@ from server.dispatch import Dispatcher
 from server.errors import install_handlers
 from server.fetch import Fetcher
 from server.fetch_policy import FetchPolicy, parse_domains, parse_networks
+from server.live_drawings import LiveDrawings
 from server.metrics import Metrics
 from server.middleware import BodyLimit, RequestContext
 from server.offload import Offload
 from server.results import ResultStore
-from server.routes import chat, health, images, models
+from server.routes import chat, demo, health, images, models, sdapi, sdapi_lists
 from server.settings import Settings
 
 DISTRIBUTION = "janus-serve"
@@ -52,6 +53,7 @@ def create_app(pipeline: Pipeline, settings: Settings) -> FastAPI:
             dispatcher=dispatcher,
             metrics=metrics,
             offload=offload,
+            drawings=LiveDrawings(),
             results=ResultStore(max_bytes=settings.result_store_bytes, ttl_s=settings.result_ttl_s),
             fetcher=fetcher,
             version=version,
@@ -73,7 +75,7 @@ def create_app(pipeline: Pipeline, settings: Settings) -> FastAPI:
         version=version,
         lifespan=lifespan,
     )
-    for module in (chat, images, models, health):
+    for module in (chat, images, sdapi, sdapi_lists, demo, models, health):
         app.include_router(module.router)
     install_handlers(app, on_rejection=metrics.rejected)
     # The last one added is the outermost: it sees the refusals of the others.

@@ -14,6 +14,7 @@ from janus_core.errors import RequestError
 from janus_core.pipeline import Pipeline
 from server.dispatch import Dispatcher
 from server.fetch import Fetcher
+from server.live_drawings import LiveDrawings
 from server.metrics import Metrics
 from server.offload import Offload
 from server.results import ResultStore
@@ -33,6 +34,7 @@ class Context:
     metrics: Metrics
     offload: Offload
     results: ResultStore
+    drawings: LiveDrawings
     fetcher: Fetcher
     version: str
     created: int

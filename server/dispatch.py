@@ -185,6 +185,7 @@ class RequestHandle:
         self._index_of = {request.id: index for index, request in enumerate(requests)}
         self._open = set(self._index_of)
         self._closed = False
+        self._interrupted = False
         self._queue: asyncio.Queue[RequestEvent | Failed] = asyncio.Queue()
         self._last_token_at: dict[str, float] = {}
 
@@ -206,7 +207,7 @@ class RequestHandle:
             if isinstance(event, Failed):
                 raise event.error
             if isinstance(event, Finished):
-                if event.reason == "cancelled":
+                if event.reason == "cancelled" and not self._interrupted:
                     raise StepError("The server cancelled the request.")
                 num_unfinished -= 1
             yield self._index_of[event.request_id], event
@@ -223,6 +224,12 @@ class RequestHandle:
         if not self._closed:
             error = EngineDeadError("The engine does not answer.")
             self._queue.put_nowait(Failed(request_id, error))
+
+    def interrupt(self) -> None:
+        """Cancel whatever has not ended, and still tell who waits how it ended."""
+        self._interrupted = True
+        for request_id in self._open:
+            self._service.cancel(request_id)
 
     def close(self) -> None:
         """Cancel whatever has not ended. Safe to call again."""

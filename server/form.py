@@ -6,20 +6,24 @@ site cannot send a form here, as it cannot send JSON.
 """
 
 import functools
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl
 
-from fastapi import Request
+from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from pydantic_core import from_json
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from janus_core.errors import ParameterError
+from server.middleware import CLIENT_GONE
 from server.offload import Offload
 from server.schemas.common import Body
 
@@ -61,6 +65,23 @@ class Form:
         except ValidationError as error:
             problems = [{**each, "loc": ("body", *each["loc"])} for each in error.errors()]
             raise RequestValidationError(problems) from error
+
+
+class FormRoute(APIRoute):
+    """A route that reads a form: a client that leaves before its form is complete is no error."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """FastAPI's handler, called once the body is here."""
+        handle = super().get_route_handler()
+
+        async def handle_form(request: Request) -> Response:
+            try:
+                await request.body()  # kept for whoever asks next
+            except ClientDisconnect:
+                return Response(status_code=CLIENT_GONE)
+            return await handle(request)
+
+        return handle_form
 
 
 async def read_form(request: Request, offload: Offload) -> Form:

@@ -1,0 +1,86 @@
+"""The drawings that run for clients who ask how far they are, from outside of their request.
+
+Owns what has been seen of each drawing so far; knows no endpoint and no pixels' format. Used on the
+event loop only. Invariant: a drawing is listed exactly as long as somebody waits for it.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from janus_core.engine.events import Finished, ImageProgress, Pixels, Preview
+from server.dispatch import RequestHandle
+
+
+@dataclass(slots=True)
+class LiveDrawing:
+    """The pictures of one HTTP request on their way. `shown` is the newest half-drawn one."""
+
+    handle: RequestHandle
+    num_pictures: int
+    num_codes: int
+    task_id: str
+    started_s: float = field(default_factory=time.monotonic)
+    num_drawn: dict[int, int] = field(default_factory=dict)
+    shown: Pixels | None = None
+    previews: dict[int, Pixels] = field(default_factory=dict)
+    finished: dict[int, Pixels] = field(default_factory=dict)
+
+    @property
+    def progress(self) -> float:
+        """0 to 1, over all pictures and all their codes."""
+        return sum(self.num_drawn.values()) / (self.num_pictures * self.num_codes)
+
+    def eta_s(self) -> float:
+        """Seconds left if it goes on as it has; 0 as long as nothing is drawn."""
+        progress = self.progress
+        elapsed_s = time.monotonic() - self.started_s
+        return elapsed_s * (1.0 - progress) / progress if progress else 0.0
+
+    async def run(self) -> None:
+        """Follow the drawing to its end; an interrupted one ends with what there is."""
+        async for item in self.handle.events():
+            assert item is not None, "only an idle limit makes silence visible"
+            index, event = item
+            if isinstance(event, ImageProgress):
+                self.num_drawn[index] = event.num_codes
+            elif isinstance(event, Preview):
+                self.previews[index] = self.shown = event.pixels
+            elif isinstance(event, Finished) and event.pixels is not None:
+                self.num_drawn[index] = self.num_codes
+                self.finished[index] = self.shown = event.pixels
+
+    def pictures(self) -> dict[int, Pixels]:
+        """By index: what is finished, and of what was interrupted its last state, if any."""
+        return dict(sorted((self.previews | self.finished).items()))
+
+
+class LiveDrawings:
+    """All of them, in the order they came."""
+
+    def __init__(self) -> None:
+        self._drawings: list[LiveDrawing] = []
+
+    @contextmanager
+    def listed(self, drawing: LiveDrawing) -> Iterator[LiveDrawing]:
+        """List a drawing while the context lasts."""
+        self._drawings.append(drawing)
+        try:
+            yield drawing
+        finally:
+            self._drawings.remove(drawing)
+
+    @property
+    def num_live(self) -> int:
+        """How many there are."""
+        return len(self._drawings)
+
+    def oldest(self) -> LiveDrawing | None:
+        """The first to come of those that run."""
+        return self._drawings[0] if self._drawings else None
+
+    def interrupt(self) -> None:
+        """End all; whoever waits gets what is there."""
+        for drawing in self._drawings:
+            drawing.handle.interrupt()

@@ -1,0 +1,170 @@
+"""`/sdapi/v1`: drawing, progress and questions in the words of AUTOMATIC1111's web UI.
+
+Owns the part of that API which does something; knows neither codes nor prompts. Invariant: what one
+client's `interrupt` ends is only what was asked for by this API, as its users expect.
+"""
+
+import io
+
+from fastapi import APIRouter, Request, Response
+from PIL import Image
+
+from janus_core.errors import ImageInputError
+from server.answer import caption_of
+from server.context import Context, context_of
+from server.conversation import ImageSource
+from server.json_route import JsonRoute, unless_client_leaves
+from server.media import bytes_of_url
+from server.pictures import PictureFormat
+from server.record import record_of
+from server.schemas.common import ErrorBody
+from server.schemas.sdapi import (
+    Caption,
+    DrawnImages,
+    ImageBody,
+    JobState,
+    PngInfo,
+    Progress,
+    TextToImage,
+)
+from server.sd_drawing import build_requests, check_checkpoint, draw, picture_style
+
+ERRORS: dict[int | str, dict[str, object]] = {
+    "4XX": {"model": ErrorBody},
+    "5XX": {"model": ErrorBody},
+}
+
+router = APIRouter(prefix="/sdapi/v1", route_class=JsonRoute, tags=["sdapi"])
+
+
+@router.post("/txt2img", response_model=DrawnImages, responses=ERRORS)
+async def text_to_image(body: TextToImage, request: Request) -> Response:
+    """Draw `batch_size` times `n_iter` pictures of a prompt."""
+    return await unless_client_leaves(request, _text_to_image(body, request))
+
+
+@router.get("/progress")
+async def progress(request: Request, *, skip_current_image: bool = False) -> Progress:
+    """How far the oldest running drawing of this API is, with the picture so far."""
+    context = context_of(request)
+    drawing = context.drawings.oldest()
+    num_live = context.drawings.num_live
+    if drawing is None:
+        return Progress(
+            progress=0.0,
+            eta_relative=0.0,
+            state=_state(num_live, num_drawn=0, num_codes=0),
+            current_image=None,
+            textinfo=None,
+            current_task=None,
+        )
+    shown = None
+    if drawing.shown is not None and not skip_current_image:
+        height, width = drawing.shown.shape[:2]
+        style = PictureFormat(width, height, "png", 0)
+        shown = await context.offload.run(style.encode, drawing.shown, metadata={})
+    return Progress(
+        progress=drawing.progress,
+        eta_relative=drawing.eta_s(),
+        state=_state(
+            num_live, num_drawn=max(drawing.num_drawn.values(), default=0),
+            num_codes=drawing.num_codes,
+        ),
+        current_image=shown,
+        textinfo=None,
+        current_task=drawing.task_id or None,
+    )  # fmt: skip
+
+
+@router.post("/interrupt")
+async def interrupt(request: Request) -> dict[str, object]:
+    """End the running drawings of this API; their clients get what has been drawn."""
+    context_of(request).drawings.interrupt()
+    return {}
+
+
+@router.post("/skip")
+async def skip(request: Request) -> None:
+    """As `interrupt`: nothing is drawn that could be skipped to."""
+    context_of(request).drawings.interrupt()
+
+
+@router.post("/interrogate", response_model=Caption, responses=ERRORS)
+async def interrogate(body: ImageBody, request: Request) -> Response:
+    """A description of an image, by the model itself."""
+    return await unless_client_leaves(request, _interrogate(body, request))
+
+
+@router.post("/png-info", responses=ERRORS)
+async def png_info(body: ImageBody, request: Request) -> PngInfo:
+    """What a PNG of ours, or of that web UI, says about how it was drawn."""
+    body.check()
+    context = context_of(request)
+    return await context.offload.admit(_read_png_info, body.image, context=context)
+
+
+async def _text_to_image(body: TextToImage, request: Request) -> Response:
+    context = context_of(request)
+    body.check()
+    check_checkpoint(context, body.checkpoint)
+    style = picture_style(body, pipeline=context.pipeline, settings=context.settings)
+    requests = await context.offload.admit(
+        build_requests, body, pipeline=context.pipeline, prompt=body.prompt
+    )
+    reply = await draw(
+        context,
+        requests,
+        body=body,
+        prompt=body.prompt,
+        style=style,
+        record=record_of(request),
+    )
+    return Response(reply.to_json(), media_type="application/json")
+
+
+async def _interrogate(body: ImageBody, request: Request) -> Response:
+    body.check()
+    context = context_of(request)
+    image = ImageSource("image", url=data_url_of(body.image))
+    caption = await caption_of(context, image, record=record_of(request))
+    return Response(Caption(caption=caption).to_json(), media_type="application/json")
+
+
+def data_url_of(text: str) -> str:
+    """Base64 as a data URL, if it is none: clients of this API send both."""
+    return text if text[:5].lower() == "data:" else f"data:image/png;base64,{text}"
+
+
+def _read_png_info(text: str, *, context: Context) -> PngInfo:
+    """Reads the text in front of the pixels, and no pixel."""
+    limits = context.pipeline.limits
+    data = bytes_of_url(data_url_of(text), param="image", max_bytes=limits.max_bytes)
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+            found = {k: v for k, v in image.info.items() if isinstance(v, str)}
+    except Exception:  # decoders raise what they like on damaged data
+        raise ImageInputError(
+            "The file is no PNG that can be read.", param="image", code="invalid_image_format"
+        ) from None
+    info = found.get("parameters", "")
+    return PngInfo(info=info, items=found, parameters=_parsed(info))
+
+
+def _parsed(info: str) -> dict[str, str]:
+    """The last line of `Key: value` pairs; what cannot be read so is left out."""
+    pairs = (part.split(": ", 1) for part in info.rpartition("\n")[2].split(", "))
+    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
+
+
+def _state(num_live: int, *, num_drawn: int, num_codes: int) -> JobState:
+    return JobState(
+        skipped=False,
+        interrupted=False,
+        stopping_generation=False,
+        job="txt2img" if num_live else "",
+        job_count=num_live,
+        job_timestamp="0",
+        job_no=0,
+        sampling_step=num_drawn,
+        sampling_steps=num_codes,
+    )

@@ -1,0 +1,170 @@
+"""From a body of AUTOMATIC1111's API to pictures and the text that describes them.
+
+Owns the translation between its words and ours in both directions; knows no route. Invariant:
+`info` is JSON in a string and names the seed of every picture, because its clients parse it.
+"""
+
+import base64
+import json
+import time
+import uuid
+from collections.abc import Sequence
+from contextlib import closing
+
+from janus_core.engine.request import ImageRequest
+from janus_core.errors import ParameterError, RequestError
+from janus_core.pipeline import ImageOptions, Pipeline
+from server.context import Context
+from server.image_request import DEFAULT_QUALITY, check_count
+from server.live_drawings import LiveDrawing
+from server.pictures import SAMPLER_NAME, PictureFormat, describe, parse_size
+from server.record import RequestRecord
+from server.schemas.sdapi import DrawingOptions, DrawnImages
+from server.settings import Settings
+
+NUM_PREVIEWS = 8
+"""Half-drawn states per picture: whether anybody will ask for progress is not known before."""
+
+
+def check_checkpoint(context: Context, name: str | None) -> None:
+    """Refuse a checkpoint that is not served (RequestError, 404)."""
+    if name is not None and name != context.model_name:
+        context.check_model(name, draws=True)
+
+
+def picture_style(body: DrawingOptions, *, pipeline: Pipeline, settings: Settings) -> PictureFormat:
+    """PNG in the size asked for. Raises ParameterError that names the client's field."""
+    check_count(body.num_pictures, settings, param="batch_size")
+    size = body.final_size()
+    try:
+        width, height = parse_size(
+            None if size is None else f"{size[0]}x{size[1]}",
+            native_px=pipeline.config.vq.image_size,
+            max_px=settings.max_output_side_px,
+            policy=settings.image_size_policy,
+        )
+    except ParameterError as error:
+        error.param = "width"
+        raise
+    return PictureFormat(width, height, "png", DEFAULT_QUALITY)
+
+
+def build_requests(
+    body: DrawingOptions,
+    *,
+    pipeline: Pipeline,
+    prompt: str,
+    forced_codes: Sequence[int | None] = (),
+) -> list[ImageRequest]:
+    """One request per picture. Tokenises: not for the event loop."""
+    options = ImageOptions(
+        n=body.num_pictures,
+        seed=None if body.seed is None or body.seed < 0 else body.seed,
+        guidance=body.cfg_scale,
+        # Its clients send the field always, and it means nothing to an unguided picture there too.
+        negative_prompt=None if body.cfg_scale == 1.0 else body.negative_prompt,
+        num_previews=NUM_PREVIEWS,
+        progress=True,
+        forced_codes=tuple(forced_codes),
+    )
+    try:
+        return pipeline.image_requests(prompt, options, request_id=uuid.uuid4().hex)
+    except RequestError as error:
+        error.param = {"guidance_scale": "cfg_scale", "n": "batch_size"}.get(
+            error.param or "", error.param
+        )
+        raise
+
+
+async def draw(
+    context: Context,
+    requests: list[ImageRequest],
+    *,
+    body: DrawingOptions,
+    prompt: str,
+    style: PictureFormat,
+    record: RequestRecord,
+) -> DrawnImages:
+    """Draw, listed for whoever asks how far it is; an interrupted drawing returns what there is."""
+    record.task, record.num_choices = "image", len(requests)
+    num_codes = context.pipeline.config.vq.num_codes
+    handle = context.dispatcher.submit(requests, record=record)
+    context.metrics.observe("request_params_n", len(requests), "image")
+    drawing = LiveDrawing(handle, len(requests), num_codes, body.force_task_id or "")
+    with closing(handle), context.drawings.listed(drawing):
+        await drawing.run()
+    pictures = drawing.pictures()
+    texts = [
+        describe(
+            requests[index],
+            prompt=prompt,
+            negative_prompt=body.negative_prompt,
+            model_name=context.model_name,
+            style=style,
+            num_codes=num_codes,
+        )
+        for index in pictures
+    ]
+    files = [
+        await context.offload.run(style.file, pixels, metadata=metadata)
+        for pixels, metadata in zip(pictures.values(), texts, strict=True)
+    ]
+    if body.send_images is False:
+        files = []
+    return DrawnImages(
+        images=[base64.b64encode(file).decode("ascii") for file in files],
+        parameters=body.model_dump(exclude={"init_images", "mask"}),
+        info=json.dumps(
+            _info(
+                [requests[index] for index in pictures],
+                body=body,
+                prompt=prompt,
+                style=style,
+                model_name=context.model_name,
+                num_codes=num_codes,
+                infotexts=[text["parameters"] for text in texts],
+            )
+        ),
+    )
+
+
+def _info(
+    requests: Sequence[ImageRequest],
+    *,
+    body: DrawingOptions,
+    prompt: str,
+    style: PictureFormat,
+    model_name: str,
+    num_codes: int,
+    infotexts: Sequence[str],
+) -> dict[str, object]:
+    """What its clients read from `info` (`Processed.js` in `modules/processing.py` there)."""
+    seeds = [request.sampling.seed for request in requests]
+    negative = body.negative_prompt or ""
+    return {
+        "prompt": prompt,
+        "all_prompts": [prompt] * len(seeds),
+        "negative_prompt": negative,
+        "all_negative_prompts": [negative] * len(seeds),
+        "seed": seeds[0] if seeds else -1,
+        "all_seeds": seeds,
+        "subseed": -1,
+        "all_subseeds": [-1] * len(seeds),
+        "subseed_strength": 0,
+        "width": style.width,
+        "height": style.height,
+        "sampler_name": SAMPLER_NAME,
+        "cfg_scale": requests[0].guidance if requests else body.cfg_scale,
+        "steps": num_codes,
+        "batch_size": body.batch_size or 1,
+        "restore_faces": False,
+        "sd_model_name": model_name,
+        "sd_model_hash": None,
+        "denoising_strength": getattr(body, "denoising_strength", None),
+        "extra_generation_params": {},
+        "index_of_first_image": 0,
+        "infotexts": infotexts,
+        "styles": [],
+        "job_timestamp": time.strftime("%Y%m%d%H%M%S"),
+        "clip_skip": 1,
+    }
