@@ -24,6 +24,7 @@ from janus_core.engine.events import (
     Started,
 )
 from janus_core.engine.execution import Executor
+from janus_core.engine.pace import Pace
 from janus_core.engine.plan import StepPlan
 from janus_core.engine.render import Rendered, RenderJob, new_renderer
 from janus_core.engine.report import timings_of, usage_of
@@ -34,6 +35,7 @@ from janus_core.engine.sequence import RequestState, new_state
 from janus_core.engine.settings import EngineSettings
 from janus_core.engine.slots import SlotPool
 from janus_core.engine.stats import EngineStats
+from janus_core.engine.step_model import StepModel
 from janus_core.engine.text_output import TextOutput
 from janus_core.engine.vision_cache import VisionCache
 from janus_core.errors import (
@@ -70,7 +72,11 @@ class Engine:
         self._pool = SlotPool(num_positions, prefix_cache=settings.prefix_cache)
         # Caches and the machinery on top of them.
         self._vision_cache = VisionCache(settings.vision_cache_bytes)
-        self._scheduler = Scheduler(settings, self._pool, is_embedded=self._is_embedded)
+        self._step_model = StepModel()
+        self._pace = Pace(settings, self._step_model, num_codes=config.vq.num_codes)
+        self._scheduler = Scheduler(
+            settings, self._pool, is_embedded=self._is_embedded, pace=self._pace
+        )
         kv = KvPool.allocate(config, num_positions, device=model.device, dtype=model.dtype)
         self._runner = Runner(model, tokenizer, kv=kv, vision_cache=self._vision_cache)
         self._executor = Executor(self._runner)
@@ -213,7 +219,10 @@ class Engine:
 
     def _run(self, plan: StepPlan) -> list[Sample]:
         """Compute the plan, and fail the requests that cannot be computed."""
+        load = plan.load
         outcome = self._executor.run(plan)
+        if outcome.is_whole:
+            self._step_model.observe(load, outcome.done.duration_s)
         for state, error in outcome.failures:
             self._fail(state, error)
         self._events.append(outcome.done)

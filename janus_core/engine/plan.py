@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from janus_core.engine.sequence import RequestState, Sequence
 from janus_core.engine.slots import Copy
+from janus_core.engine.step_model import StepLoad
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,8 @@ class StepPlan:
     """In the order of execution: `copies`, `encodes`, `chunks`, a sample for each of `sampling`.
 
     `started` left the queue in this plan. The first `num_decoding` of `sampling` were only missing
-    their last token; `num_prefill_tokens` counts the tokens computed for all others.
+    their last token, and theirs are the first `load.rows` of `chunks`; `load` says what the step
+    computes in all.
     """
 
     copies: list[Copy] = field(default_factory=list)
@@ -42,15 +44,32 @@ class StepPlan:
     sampling: list[RequestState] = field(default_factory=list)
     started: list[RequestState] = field(default_factory=list)
     num_decoding: int = 0
-    num_prefill_tokens: int = 0
+    load: StepLoad = field(default_factory=StepLoad)
+
+    @property
+    def num_prefill_tokens(self) -> int:
+        """Tokens computed for requests that do not decode."""
+        return self.load.prefill_tokens
 
     def add_copy(self, copy: Copy | None) -> None:
         if copy is not None and copy.length:
             self.copies.append(copy)
 
+    def add_decode(self, state: RequestState) -> None:
+        """One token for every sequence of a request that misses no other."""
+        rows = self.load.rows
+        self.chunks[rows:rows] = [Chunk(state, sequence, 1) for sequence in state.sequences]
+        self.sampling.insert(self.num_decoding, state)
+        self.num_decoding += 1
+        self.load += decode_load(state)
+
     def add_prefill(self, state: RequestState, sequence: Sequence, num_tokens: int) -> None:
         self.chunks.append(Chunk(state, sequence, num_tokens))
-        self.num_prefill_tokens += num_tokens
+        self.load += StepLoad(prefill_tokens=num_tokens, context=sequence.num_computed + num_tokens)
+
+    def add_encode(self, encode: Encode) -> None:
+        self.encodes.append(encode)
+        self.load += StepLoad(tower_runs=int(encode.runs_tower))
 
     def states(self) -> list[RequestState]:
         """The requests that compute something, each once, in order."""
@@ -63,3 +82,10 @@ class StepPlan:
             chunks=[chunk for chunk in self.chunks if chunk.state is state],
             sampling=[state] if state in self.sampling else [],
         )
+
+
+def decode_load(state: RequestState) -> StepLoad:
+    """What one token for every sequence of a request costs."""
+    return StepLoad(
+        rows=len(state.sequences), context=sum(len(sequence.tokens) for sequence in state.sequences)
+    )

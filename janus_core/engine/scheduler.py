@@ -5,26 +5,27 @@ tensors nor text. Invariant: the sequences of a request are admitted, planned an
 and every running request has a slot for each of its sequences.
 
 There are no phases: every sequence has `num_computed` tokens in its slot and `len(tokens)` known,
-and each step moves the first towards the second within a token budget, requests that only miss
-their last token (decoding) first.
+and each step moves the first towards the second within a token budget: answers that only miss
+their last token (decoding) first, then prompts of text, then pictures, as far as the `Pace` lets
+them. A picture that must wait keeps its slots and what they hold.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from operator import attrgetter
 
-from janus_core.engine.plan import Chunk, Encode, StepPlan
+from janus_core.engine.kinds import LOOK_AHEAD, Kind, plan_image_prefill
+from janus_core.engine.pace import Pace
+from janus_core.engine.plan import Chunk, Encode, StepPlan, decode_load
 from janus_core.engine.request import ImageInput, TextRequest
 from janus_core.engine.sequence import RequestState
 from janus_core.engine.settings import EngineSettings
 from janus_core.engine.slots import BLOCK_TOKENS, Copy, Prefix, SlotPool
-
-LOOK_AHEAD = 8
-"""Waiting requests of a kind examined per admission: those behind one that waits for its prefix."""
+from janus_core.engine.step_model import StepLoad
 
 
 class Scheduler:
-    """`is_embedded(tenant, image)` tells whether embeddings need no run of the vision tower."""
+    """`is_embedded(tenant, image)` tells whether embeddings need no run of the vision tower; `pace`
+    how much work a step takes up beside answers."""
 
     def __init__(
         self,
@@ -32,13 +33,15 @@ class Scheduler:
         pool: SlotPool,
         *,
         is_embedded: Callable[[str, ImageInput], bool],
+        pace: Pace,
     ) -> None:
         self._settings = settings
         self._pool = pool
+        self._pace = pace
         self._is_embedded = is_embedded
-        self._images = _Kind(settings, pool, reserve_of_others=settings.text_reserve)
+        self._images = Kind(settings, pool, reserve_of_others=settings.text_reserve)
         # What text borrows can be taken back, because text can be set back.
-        self._texts = _Kind(
+        self._texts = Kind(
             settings, pool, reserve_of_others=settings.image_reserve, lender=self._images
         )
         self._num_steps = 0
@@ -82,14 +85,16 @@ class Scheduler:
         self._num_steps += 1
         self._take_back()
         self._make_room(plan)
-        for state in self._running():
-            if state.is_decoding:
-                plan.sampling.append(state)
-                plan.chunks += [Chunk(state, sequence, 1) for sequence in state.sequences]
-        plan.num_decoding = len(plan.sampling)
-        budget = self._settings.tokens_per_step - len(plan.chunks)
+        # What is admitted below has prompt left to compute, even if only its last token.
+        decoding = {state for state in self._running() if state.is_decoding}
+        budget = self._settings.tokens_per_step - sum(len(state.sequences) for state in decoding)
+        for state in self._texts.running:
+            if state in decoding:
+                plan.add_decode(state)
+        answers = plan.load
         self._admit(plan, budget)
-        self._plan_prefills(plan, budget)
+        budget -= self._plan_prompts(plan, budget, decoding)
+        self._plan_pictures(plan, budget, decoding, answers)
         return plan
 
     def commit(self, chunks: Iterable[Chunk]) -> None:
@@ -109,6 +114,13 @@ class Scheduler:
             "a slot in use belongs to nobody"
         )
         assert not any(state.is_running for kind in self._kinds() for state in kind.waiting)
+
+    # ---- pictures at once -----------------------------------------------------------------------
+
+    def max_images(self, like: RequestState) -> int:
+        """How many pictures such as this one the pace allows at once."""
+        context = (like.num_prompt + like.max_positions) // 2
+        return self._pace.max_images(pair=len(like.sequences), context=context)
 
     # ---- growth and set-back --------------------------------------------------------------------
 
@@ -174,7 +186,7 @@ class Scheduler:
                 if yields or kind.backlog_tokens() >= budget or not self._admit_one(kind, plan):
                     turns.remove(kind)
 
-    def _admit_one(self, kind: "_Kind", plan: StepPlan) -> bool:
+    def _admit_one(self, kind: Kind, plan: StepPlan) -> bool:
         """Admit the first waiting request that need not wait for a prefix being computed right
         now."""
         for place in range(min(len(kind.waiting), LOOK_AHEAD)):
@@ -194,10 +206,12 @@ class Scheduler:
             return True
         return False
 
-    def _may_start(self, kind: "_Kind", state: RequestState) -> bool:
+    def _may_start(self, kind: Kind, state: RequestState) -> bool:
         num_sequences = len(state.sequences)
         num_positions = self._reservation(state) * num_sequences
         if not kind.within_quota(num_sequences, num_positions):
+            return False
+        if state.is_image and len(kind.running) >= self.max_images(state):
             return False
         if self._fits(state):
             return True
@@ -245,7 +259,7 @@ class Scheduler:
         if state.blocked_since is None:
             state.blocked_since = self._num_steps
 
-    def _patience_is_over(self, kind: "_Kind", *, before: "_Kind") -> bool:
+    def _patience_is_over(self, kind: Kind, *, before: Kind) -> bool:
         """Whether the first request of `kind` lacks room for so long, and longer than that of
         `before`, that `before` must leave it the room that becomes free."""
         since = kind.blocked_since()
@@ -254,22 +268,47 @@ class Scheduler:
         others = before.blocked_since()
         return others is None or since < others
 
-    # ---- prefill --------------------------------------------------------------------------------
+    # ---- filling the step -----------------------------------------------------------------------
 
-    def _plan_prefills(self, plan: StepPlan, budget: int) -> None:
-        """Chunks for the requests that do not decode yet: text first, but a share for pictures."""
-        decoding = set(plan.sampling)
-        images = [state for state in self._images.running if state not in decoding]
-        wanted = sum(s.num_pending for state in images for s in state.sequences)
-        # A pair needs two tokens at once to finish its prefill.
-        image_share = max(2, int(budget * self._settings.image_prefill_share))
-        for_images = min(wanted, image_share)
-        left = budget
+    def _plan_prompts(self, plan: StepPlan, budget: int, decoding: set[RequestState]) -> int:
+        """Chunks for text that does not decode yet; returns their tokens."""
+        left = most = self._pace.prompt_tokens(plan.load, most=budget)
+        if most == budget:
+            # Nothing but the budget limits prompts, so a share of it is for pictures.
+            left -= min(self._images.prompt_tokens(decoding), self._image_share(budget))
+        num_tokens = 0
         for state in self._texts.running:
             if state not in decoding:
-                left -= self._plan_text_prefill(plan, state, left - for_images)
-        for state in images:
-            left -= _plan_image_prefill(plan, state, left)
+                num_tokens += self._plan_text_prefill(plan, state, left - num_tokens)
+        return num_tokens
+
+    def _image_share(self, budget: int) -> int:
+        # A pair needs two tokens at once to finish its prefill.
+        return max(2, int(budget * self._settings.image_prefill_share))
+
+    def _plan_pictures(
+        self, plan: StepPlan, budget: int, decoding: set[RequestState], answers: StepLoad
+    ) -> None:
+        """A code for every picture, the oldest first, then their prompts, as far as the pace
+        allows beside the text that is planned already."""
+        pace, text = self._pace, plan.load
+        ceiling_s = pace.ceiling_s(answers, text)
+        must_draw = pace.must_draw
+        for state in self._images.running:
+            if state not in decoding:
+                continue
+            if must_draw or pace.fits(plan.load + decode_load(state), ceiling_s):
+                plan.add_decode(state)
+                must_draw = False
+        for state in self._images.running:
+            if state in decoding:
+                continue
+            most = pace.image_tokens(plan.load, ceiling_s, most=budget)
+            if must_draw:
+                most = max(most, min(budget, 2))
+                must_draw = False
+            budget -= plan_image_prefill(plan, state, most)
+        pace.settle(text, plan.load, images_want=bool(self._images.running))
 
     def _plan_text_prefill(self, plan: StepPlan, state: RequestState, budget: int) -> int:
         """Plan a chunk of at most `budget` tokens; ends before an image whose embeddings must
@@ -289,7 +328,7 @@ class Scheduler:
             if runs_tower and num_runs >= self._settings.encodes_per_step:
                 end = image.first
                 break
-            plan.encodes.append(Encode(state, index, runs_tower))
+            plan.add_encode(Encode(state, index, runs_tower))
         if end <= first:
             return 0
         plan.add_prefill(state, sequence, end - first)
@@ -299,92 +338,15 @@ class Scheduler:
 
     # ---- the two kinds --------------------------------------------------------------------------
 
-    def _kinds(self) -> tuple["_Kind", "_Kind"]:
+    def _kinds(self) -> tuple[Kind, Kind]:
         return self._texts, self._images
 
-    def _kind_of(self, state: RequestState) -> "_Kind":
+    def _kind_of(self, state: RequestState) -> Kind:
         return self._images if state.is_image else self._texts
 
     def _running(self) -> Iterator[RequestState]:
         yield from self._texts.running
         yield from self._images.running
-
-
-class _Kind:
-    """The requests of one kind, text or pictures, and what they may take of the pool.
-
-    A kind never takes the share reserved for the other one, unless nothing of its own is running
-    (what fits the pool must be able to run) or the other one, as a `lender`, has no requests.
-    """
-
-    def __init__(
-        self,
-        settings: EngineSettings,
-        pool: SlotPool,
-        *,
-        reserve_of_others: float,
-        lender: "_Kind | None" = None,
-    ) -> None:
-        self.waiting: deque[RequestState] = deque()
-        self.running: list[RequestState] = []
-        self._lender = lender
-        self._max_sequences = int(settings.max_sequences * (1.0 - reserve_of_others))
-        self._max_positions = int(pool.num_positions * (1.0 - reserve_of_others))
-
-    @property
-    def num_sequences(self) -> int:
-        return sum(len(state.sequences) for state in self.running)
-
-    def within_quota(self, num_sequences: int, num_positions: int) -> bool:
-        """Whether so much more may be taken."""
-        if not self.running:
-            return True
-        if self._lender is not None and not self._lender.waiting and not self._lender.running:
-            return True
-        return self._fits_share(num_sequences, num_positions)
-
-    def is_in_debt(self) -> bool:
-        """Whether more than the own share is taken, by more than one request."""
-        return len(self.running) > 1 and not self._fits_share(0, 0)
-
-    def _fits_share(self, num_sequences: int, num_positions: int) -> bool:
-        used = sum(s.slot.capacity for state in self.running for s in state.sequences if s.slot)
-        return (
-            self.num_sequences + num_sequences <= self._max_sequences
-            and used + num_positions <= self._max_positions
-        )
-
-    def backlog_tokens(self) -> int:
-        """Tokens to prefill before all running requests decode."""
-        return sum(
-            sequence.num_pending - 1 for state in self.running for sequence in state.sequences
-        )
-
-    def blocked_since(self) -> int | None:
-        """The step since which the first request in need of room waits for it."""
-        waiting = (self.waiting[place] for place in range(min(len(self.waiting), LOOK_AHEAD)))
-        return next((s.blocked_since for s in waiting if s.blocked_since is not None), None)
-
-
-def _plan_image_prefill(plan: StepPlan, state: RequestState, budget: int) -> int:
-    """Plan chunks of at most `budget` tokens for all sequences of a picture.
-
-    They may be of different lengths (a prefix hit of one), but end in the same step: until all can
-    end, each keeps its last token back.
-    """
-    pending = [sequence.num_pending for sequence in state.sequences]
-    if sum(pending) <= budget:
-        for sequence, num_tokens in zip(state.sequences, pending, strict=True):
-            plan.add_prefill(state, sequence, num_tokens)
-        plan.sampling.append(state)
-        return sum(pending)
-    left = budget
-    for sequence, num_pending in zip(state.sequences, pending, strict=True):
-        num_tokens = min(num_pending - 1, left)
-        if num_tokens > 0:
-            plan.add_prefill(state, sequence, num_tokens)
-            left -= num_tokens
-    return budget - left
 
 
 _order = attrgetter("order")

@@ -36,6 +36,13 @@ class EngineSettings:
     prefill tokens belongs to pictures when text wants all of them. A request that waited
     `patience_steps` for room stops the admission of the other kind. `threaded_rendering` decodes
     pictures in a thread of their own.
+
+    The next settings are promises, kept by the measured durations of steps (see `pace`). While an
+    answer is written, pictures make a step at most `chat_slowdown` times as long; prompts do too,
+    or until it takes `token_time_s`. `image_share` of the time is for pictures that want
+    to go on, even so. As many pictures are drawn at once as are each done `image_time_s` after
+    they began. `prefill_tokens` (prompt tokens beside answers) and `max_images` (pictures at once)
+    are fixed numbers instead of measured ones.
     """
 
     kv_positions: int | None = None
@@ -52,6 +59,12 @@ class EngineSettings:
     image_prefill_share: float = 0.25
     patience_steps: int = 256
     max_pending_previews: int = 4
+    chat_slowdown: float = 1.75
+    token_time_s: float = 0.05
+    image_share: float = 0.25
+    image_time_s: float = 60.0
+    prefill_tokens: int | None = None
+    max_images: int | None = None
     threaded_rendering: bool = False
 
     def __post_init__(self) -> None:
@@ -65,7 +78,12 @@ class EngineSettings:
         # Every running sequence decodes in every step, and prefill needs at least a pair's last
         # tokens.
         _at_least("step_token_budget", self.tokens_per_step, self.max_sequences + 2)
-        for name in ("text_reserve", "image_reserve", "image_prefill_share"):
+        for name in ("prefill_tokens", "max_images"):
+            if getattr(self, name) is not None:
+                _at_least(name, getattr(self, name), 1)
+        for name, least in (("chat_slowdown", 1), ("token_time_s", 0), ("image_time_s", 0)):
+            _at_least(name, getattr(self, name), least)
+        for name in ("text_reserve", "image_reserve", "image_prefill_share", "image_share"):
             value = getattr(self, name)
             if not 0.0 <= value < 1.0:
                 raise ParameterError(f"{name} must be within [0, 1), but is {value}.", param=name)
@@ -101,6 +119,6 @@ def bytes_per_position(backbone: BackboneConfig, bytes_per_value: int) -> int:
     return 2 * backbone.num_layers * backbone.num_kv_heads * backbone.head_dim * bytes_per_value
 
 
-def _at_least(name: str, value: int, low: int) -> None:
-    if value < low:
+def _at_least(name: str, value: float, low: int) -> None:
+    if not value >= low:
         raise ParameterError(f"{name} must be at least {low}, but is {value}.", param=name)

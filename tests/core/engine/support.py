@@ -1,5 +1,6 @@
 """What the engine's tests share: requests in a few words, and running them to the end."""
 
+import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -155,7 +156,14 @@ class Requests:
         )
 
     def engine(self, **settings) -> Engine:
-        defaults = EngineSettings(max_sequences=40, step_token_budget=512)
+        # Promises that every step keeps: what a step contains does not depend on the clock.
+        defaults = EngineSettings(
+            max_sequences=40,
+            step_token_budget=512,
+            chat_slowdown=math.inf,
+            token_time_s=math.inf,
+            image_time_s=math.inf,
+        )
         return Engine(self.model, self.tokenizer, replace(defaults, **settings))
 
     def _image_input(self, seed: int, *, first: int) -> ImageInput:

@@ -1,164 +1,16 @@
-"""The scheduler, with the runner's part played by hand: milliseconds, no tensors."""
+"""The scheduler's decisions about order and room, with all the time in the world."""
 
-from collections.abc import Callable
-
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from janus_core.config import BackboneConfig, ModelConfig, VisionConfig, VqConfig
-from janus_core.engine.plan import StepPlan
 from janus_core.engine.request import (
-    ImageInput,
     ImageRequest,
-    Request,
-    SamplingParams,
     TextRequest,
 )
-from janus_core.engine.scheduler import Scheduler
-from janus_core.engine.sequence import RequestState, Role, new_state
-from janus_core.engine.settings import SLOT_UNIT, EngineSettings
-from janus_core.engine.slots import SlotPool
-
-NUM_CODES = 16
-BOS, PAD, BEGIN = 1, 2, 3
-CONFIG = ModelConfig(
-    backbone=BackboneConfig(
-        width=8,
-        num_layers=1,
-        num_heads=1,
-        num_kv_heads=1,
-        head_dim=8,
-        mlp_width=8,
-        vocab_size=1000,
-        max_positions=4096,
-    ),
-    vision=VisionConfig(
-        image_size=8, patch_size=4, width=8, num_layers=1, num_heads=1, mlp_ratio=2.0
-    ),
-    vq=VqConfig(
-        codebook_size=50,
-        code_dim=4,
-        base_channels=8,
-        channel_multiplier=(1,),
-        num_res_blocks=1,
-        latent_channels=8,
-        grid=4,
-        head_width=8,
-    ),
-)
-SAMPLING = SamplingParams(seed=0)
-
-
-class House:
-    """A scheduler and a runner that computes nothing but notes what it was asked to."""
-
-    def __init__(self, *, kv_positions: int = 4096, **fields) -> None:
-        fields = {"max_sequences": 16, "step_token_budget": 64, **fields}
-        self.settings = EngineSettings(kv_positions=kv_positions, **fields)
-        self.pool = SlotPool(kv_positions, prefix_cache=self.settings.prefix_cache)
-        self.embedded: set[tuple[str, bytes]] = set()
-        self.scheduler = Scheduler(
-            self.settings,
-            self.pool,
-            is_embedded=lambda t, image: (t, image.digest) in self.embedded,
-        )
-        self.states: dict[str, RequestState] = {}
-        self.started_at: dict[str, int] = {}
-        self.sampled_at: dict[str, list[int]] = {}
-        self.ended_at: dict[str, int] = {}
-        self.num_steps = 0
-        self.num_computed = 0
-
-    def add(self, *requests: Request) -> None:
-        for request in requests:
-            state = new_state(
-                request,
-                config=CONFIG,
-                public_ids=frozenset((BOS, PAD, BEGIN)),
-                order=len(self.states),
-                now_s=0.0,
-            )
-            self.states[request.id] = state
-            self.scheduler.add(state)
-
-    def step(self) -> StepPlan:
-        plan = self.scheduler.plan()
-        self.num_steps += 1
-        self.check(plan)
-        for state in plan.started:
-            self.started_at.setdefault(state.id, self.num_steps)
-        for encode in plan.encodes:
-            request = encode.state.request
-            self.embedded.add((request.tenant, request.images[encode.index].digest))
-            encode.state.embedded.add(encode.index)
-        self.scheduler.commit(plan.chunks)
-        self.num_computed += sum(chunk.num_tokens for chunk in plan.chunks)
-        for state in plan.sampling:
-            state.append(state.num_output if not state.is_image else 1000 + state.num_output)
-            self.sampled_at.setdefault(state.id, []).append(self.num_steps)
-            request = state.request
-            total = NUM_CODES if state.is_image else request.max_tokens
-            if state.num_output == total:
-                self.ended_at[state.id] = self.num_steps
-                self.scheduler.remove(state, keep_prefix=True)
-        self.scheduler.check_integrity()
-        return plan
-
-    def check(self, plan: StepPlan) -> None:
-        """What every plan must satisfy."""
-        assert sum(c.num_tokens for c in plan.chunks) <= self.settings.step_token_budget
-        assert plan.num_prefill_tokens + sum(
-            len(state.sequences) for state in plan.sampling[: plan.num_decoding]
-        ) == sum(c.num_tokens for c in plan.chunks)
-        sequences = [c.sequence for c in plan.chunks]
-        assert len(set(sequences)) == len(sequences), "a sequence was planned twice"
-        assert len(set(plan.sampling)) == len(plan.sampling), "a request samples twice"
-        reached = {c.sequence: c.sequence.num_computed + c.num_tokens for c in plan.chunks}
-        for chunk in plan.chunks:
-            assert chunk.num_tokens > 0
-            assert reached[chunk.sequence] <= chunk.sequence.slot.capacity
-            whole = reached[chunk.sequence] == len(chunk.sequence.tokens)
-            assert whole == (chunk.state in plan.sampling), "a last token without a sample"
-        for state in plan.sampling:
-            assert all(reached[s] == len(s.tokens) for s in state.sequences)
-            assert len({len(s.tokens) for s in state.sequences}) == 1
-        runs = [encode for encode in plan.encodes if encode.runs_tower]
-        assert len(runs) <= self.settings.encodes_per_step
-        computing = set(plan.states())
-        assert all(encode.state in computing for encode in plan.encodes), "encoded for nothing"
-
-    def run(self, *, max_steps: int = 3000, each: Callable[[], None] = lambda: None) -> None:
-        while self.scheduler.has_work:
-            self.step()
-            each()
-            assert self.num_steps < max_steps, "the requests do not come to an end"
-        assert self.pool.num_used == 0
-
-
-def text(request_id: str, num_prompt: int = 10, *, max_tokens: int = 4, first: int = 10, **fields):
-    ids = (BOS, *range(first, first + num_prompt - 1))
-    return TextRequest(
-        id=request_id, token_ids=ids, sampling=SAMPLING, max_tokens=max_tokens, **fields
-    )
-
-
-def image(request_id: str, num_prompt: int = 12, *, first: int = 10, guided: bool = True, **fields):
-    ids = (BOS, *range(first, first + num_prompt - 2), BEGIN)
-    uncond = (BOS, *[PAD] * (num_prompt - 2), BEGIN)
-    return ImageRequest(
-        id=request_id,
-        token_ids=ids,
-        uncond_token_ids=uncond if guided else None,
-        guidance=5.0 if guided else 1.0,
-        sampling=SAMPLING,
-        **fields,
-    )
-
-
-def seen(digest: int, *, first: int = 1, num_tokens: int = 20) -> ImageInput:
-    return ImageInput(bytes([digest]) * 8, np.zeros((3, 8, 8), np.float32), first, num_tokens)
+from janus_core.engine.sequence import Role
+from janus_core.engine.settings import SLOT_UNIT
+from tests.core.engine.house import NUM_CODES, SAMPLING, House, image, seen, text
 
 
 def test_a_text_request_lives_prompt_and_tokens() -> None:

@@ -1,0 +1,186 @@
+"""How long a step takes, learnt from the steps that ran.
+
+Owns the durations of recent steps and a linear model of them; knows numbers only, neither requests
+nor what the machine is. Invariant: every predicted duration is positive and grows with the work,
+and memory is bounded however long the process runs.
+
+    t(step) = a + b * rows + c * prefill tokens + d * context positions + e * runs of the tower
+
+Durations are kept by *kind of step* (steps that do about the same, see `_kind_of`): of every kind
+the last `WINDOW` steps, of which the median counts. So a rare disturbance moves nothing, a lasting
+change is believed after half a window, and a thousand steps of one kind do not drown what ten of
+another said.
+
+Shape suffixes: K kinds of step, F features.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+WINDOW = 9
+"""Steps remembered of a kind."""
+
+MAX_KINDS = 384
+"""Kinds remembered; the one that was seen longest ago makes room."""
+
+HALF_LIFE_STEPS = 4096
+"""After so many steps without another of its kind, what a kind said counts half."""
+
+REFIT_STEPS = 8
+"""Steps between two fits, once as many have run."""
+
+PRIOR_F = (1.0, 0.05, 0.05, 1e-4, 20.0)
+"""Costs relative to an empty step, for what was not seen yet: between what a GPU (rows and tokens
+nearly free) and a CPU with small weights (a row 0.15, a token 0.2) were found to need."""
+
+PRIOR_WEIGHT = 0.01
+"""Weight of the prior against one kind of step that was seen."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepLoad:
+    """What a step computes: `rows` decode one token, `prefill_tokens` do not; both attend to
+    `context` positions in all. `tower_runs` images are encoded."""
+
+    rows: int = 0
+    prefill_tokens: int = 0
+    context: int = 0
+    tower_runs: int = 0
+
+    def __add__(self, other: "StepLoad") -> "StepLoad":
+        return StepLoad(
+            self.rows + other.rows,
+            self.prefill_tokens + other.prefill_tokens,
+            self.context + other.context,
+            self.tower_runs + other.tower_runs,
+        )
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.rows or self.prefill_tokens)
+
+
+@dataclass(slots=True)
+class _Kind:
+    """The last steps of one kind; `last_seen` is the number of the newest."""
+
+    loads: deque[StepLoad] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    durations_s: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    last_seen: int = 0
+
+    def features_F(self) -> list[float]:
+        num = len(self.loads)
+        return [
+            1.0,
+            sum(load.rows for load in self.loads) / num,
+            sum(load.prefill_tokens for load in self.loads) / num,
+            sum(load.context for load in self.loads) / num,
+            sum(load.tower_runs for load in self.loads) / num,
+        ]
+
+    def median_s(self) -> float:
+        return sorted(self.durations_s)[len(self.durations_s) // 2]
+
+
+class StepModel:
+    """Call `observe` after every step, then ask for durations in seconds. Not thread-safe."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[tuple[int, int, int, int], _Kind] = {}
+        self._num_observed = 0
+        self._costs_F: tuple[float, ...] = PRIOR_F
+        self.is_measured = False
+
+    def observe(self, load: StepLoad, duration_s: float) -> None:
+        """A step took `duration_s`."""
+        if load.is_empty or not duration_s > 0.0:
+            return
+        self._num_observed += 1
+        key = _kind_of(load)
+        kind = self._kinds.get(key)
+        if kind is None:
+            if len(self._kinds) >= MAX_KINDS:
+                del self._kinds[min(self._kinds, key=lambda k: self._kinds[k].last_seen)]
+            kind = self._kinds[key] = _Kind()
+        kind.loads.append(load)
+        kind.durations_s.append(duration_s)
+        kind.last_seen = self._num_observed
+        if self._num_observed <= REFIT_STEPS or self._num_observed % REFIT_STEPS == 0:
+            self._fit()
+
+    def step_s(self, load: StepLoad) -> float:
+        """Duration of a step. Before the first one ran, in units of an empty step."""
+        base, row, token, position, tower = self._costs_F
+        return (
+            base
+            + row * load.rows
+            + token * load.prefill_tokens
+            + position * load.context
+            + tower * load.tower_runs
+        )
+
+    def tokens_within(self, load: StepLoad, limit_s: float) -> int:
+        """How many prefill tokens a step of `load` can take up without exceeding `limit_s`; 0 if
+        it does already."""
+        left_s = limit_s - self.step_s(load)
+        if left_s <= 0.0:
+            return 0
+        # Every token attends at least to itself.
+        per_token_s = self._costs_F[2] + self._costs_F[3]
+        return int(min(left_s / per_token_s, 2.0**31)) if per_token_s > 0.0 else 2**31
+
+    def _fit(self) -> None:
+        """Least squares of the relative error over the kinds, no cost below zero.
+
+        The prior, in the unit that the medians give it, holds what the steps do not determine.
+        """
+        kinds = list(self._kinds.values())
+        x_KF = np.array([kind.features_F() for kind in kinds])
+        t_K = np.array([kind.median_s() for kind in kinds])
+        age_K = self._num_observed - np.array([kind.last_seen for kind in kinds])
+        weight_K = np.sqrt(0.5 ** (age_K / HALF_LIFE_STEPS))
+        prior_F = np.array(PRIOR_F)
+        prior_F *= np.median(t_K / (x_KF @ prior_F))
+        # In units of the prior: `cost_F = prior_F * y_F`, and the prior says that y is 1.
+        a = np.vstack([x_KF * prior_F * (weight_K / t_K)[:, None], PRIOR_WEIGHT * np.eye(5)])
+        b = np.concatenate([weight_K, np.full(5, PRIOR_WEIGHT)])
+        self._costs_F = tuple((prior_F * _non_negative(a, b)).tolist())
+        self.is_measured = True
+
+
+def _kind_of(load: StepLoad) -> tuple[int, int, int, int]:
+    """Rows and tokens to within a quarter of their size, up to 8 exactly: whether a row more is
+    dear shows between two and three rows. The context to within a factor of two."""
+    return (
+        _grade(load.rows),
+        _grade(load.prefill_tokens),
+        load.context.bit_length(),
+        load.tower_runs,
+    )
+
+
+def _grade(value: int) -> int:
+    """Four grades for every doubling from 4 on."""
+    num_dropped = max(0, value.bit_length() - 3)
+    return (value >> num_dropped) + 8 * num_dropped
+
+
+def _non_negative(
+    a: npt.NDArray[np.float64], b: npt.NDArray[np.float64]
+) -> npt.NDArray[np.float64]:
+    """Least squares with no coefficient below zero: the most negative one is dropped until none
+    is. The first, the cost of an empty step, keeps a small part of its prior instead."""
+    floor = np.zeros(a.shape[1])
+    floor[0] = 1e-3
+    free = np.ones(a.shape[1], dtype=bool)
+    while free.any():
+        y = floor.copy()
+        y[free] = np.linalg.lstsq(a[:, free], b - a[:, ~free] @ floor[~free], rcond=None)[0]
+        lowest = int(np.argmin(y - floor))
+        if y[lowest] >= floor[lowest]:
+            return y
+        free[lowest] = False
+    return floor
