@@ -22,7 +22,7 @@ from server.metrics import Metrics
 from server.middleware import BodyLimit, RequestContext
 from server.offload import Offload
 from server.results import ResultStore
-from server.routes import chat, demo, health, images, models, sdapi, sdapi_lists
+from server.routes import ask, chat, demo, health, images, models, responses, sdapi, sdapi_lists
 from server.settings import Settings
 
 DISTRIBUTION = "janus-serve"
@@ -75,7 +75,7 @@ def create_app(pipeline: Pipeline, settings: Settings) -> FastAPI:
         version=version,
         lifespan=lifespan,
     )
-    for module in (chat, images, sdapi, sdapi_lists, demo, models, health):
+    for module in (chat, responses, ask, images, sdapi, sdapi_lists, demo, models, health):
         app.include_router(module.router)
     install_handlers(app, on_rejection=metrics.rejected)
     # The last one added is the outermost: it sees the refusals of the others.

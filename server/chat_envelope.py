@@ -82,25 +82,8 @@ class ChatEnvelope:
         return event.reason
 
     def usage(self) -> ChatUsage:
-        """Sum of the choices. They share one prompt, and the first to run it found least cached."""
-        prompt_tokens = max(usage.prompt_tokens for usage in self._usages)
-        image_tokens = max(usage.image_tokens for usage in self._usages)
-        completion_tokens = sum(usage.output_tokens for usage in self._usages)
-        return ChatUsage(
-            prompt_tokens=prompt_tokens,
-            completion_tokens=completion_tokens,
-            total_tokens=prompt_tokens + completion_tokens,
-            prompt_tokens_details=PromptTokensDetails(
-                cached_tokens=min(usage.cached_tokens for usage in self._usages),
-                text_tokens=prompt_tokens - image_tokens,
-                image_tokens=image_tokens,
-            ),
-            completion_tokens_details=CompletionTokensDetails(
-                text_tokens=0 if self._draws else completion_tokens,
-                image_tokens=completion_tokens if self._draws else 0,
-                reasoning_tokens=0,
-            ),
-        )
+        """Of all choices together."""
+        return chat_usage(self._usages, draws=self._draws)
 
     def _chunk(self, choices: list[ChunkChoice], *, usage: ChatUsage | None) -> ChatChunk:
         """With `include_usage`, every chunk has a `usage`, null in all but the last."""
@@ -115,6 +98,29 @@ class ChatEnvelope:
         if self._stream_usage:
             chunk.usage = usage
         return chunk
+
+
+def chat_usage(usages: Sequence[Usage], *, draws: bool) -> ChatUsage:
+    """Sum of the choices, which are pictures if it `draws`. They share one prompt, and the first to
+    run it found least cached."""
+    prompt_tokens = max(usage.prompt_tokens for usage in usages)
+    image_tokens = max(usage.image_tokens for usage in usages)
+    completion_tokens = sum(usage.output_tokens for usage in usages)
+    return ChatUsage(
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
+        total_tokens=prompt_tokens + completion_tokens,
+        prompt_tokens_details=PromptTokensDetails(
+            cached_tokens=min(usage.cached_tokens for usage in usages),
+            text_tokens=prompt_tokens - image_tokens,
+            image_tokens=image_tokens,
+        ),
+        completion_tokens_details=CompletionTokensDetails(
+            text_tokens=0 if draws else completion_tokens,
+            image_tokens=completion_tokens if draws else 0,
+            reasoning_tokens=0,
+        ),
+    )
 
 
 def content_logprobs(tokens: Sequence[SampledToken], tokenizer: Tokenizer) -> list[ContentLogprob]:

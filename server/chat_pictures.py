@@ -78,7 +78,7 @@ class ChatPicturesReply:
         file = await self._drawing.encode(self._context, index=index, pixels=event.pixels)
         return AnswerPicture(
             type="image_url",
-            image_url=PictureUrl(url=f"data:{self._drawing.media_type};base64,{file}"),
+            image_url=PictureUrl(url=f"data:{self._drawing.style.media_type};base64,{file}"),
             index=0,
             seed=self._drawing.requests[index].sampling.seed,
         )

@@ -93,9 +93,14 @@ def drawing_body(body: ChatRequest) -> ImageGenerationRequest:
     return ImageGenerationRequest.model_construct(prompt="", **fields)
 
 
-def parts_of(content: Sequence[ContentPart], path: str) -> tuple[str | ImageSource, ...]:
-    """Texts and images of a message; `path` is where its content stands in the body."""
-    return tuple(_part(part, f"{path}.{index}") for index, part in enumerate(content))
+def parts_of(
+    content: Sequence[ContentPart], path: str, *, url_field: str = "image_url.url"
+) -> tuple[str | ImageSource, ...]:
+    """Texts and images of a message; `path` is where its content stands in the body, `url_field`
+    where the URL stands in a part."""
+    return tuple(
+        _part(part, f"{path}.{index}", url_field=url_field) for index, part in enumerate(content)
+    )
 
 
 def _turn(message: ChatMessage, path: str) -> Turn:
@@ -107,7 +112,7 @@ def _turn(message: ChatMessage, path: str) -> Turn:
     return Turn(ROLES[message.role], parts + images, f"{path}.content")
 
 
-def _part(part: ContentPart, path: str) -> str | ImageSource:
+def _part(part: ContentPart, path: str, *, url_field: str) -> str | ImageSource:
     if part.type in _TEXT_TYPES:
         if part.text is None:
             raise ParameterError("A text part needs a text.", param=f"{path}.text")
@@ -117,7 +122,7 @@ def _part(part: ContentPart, path: str) -> str | ImageSource:
     if part.type in _IMAGE_TYPES:
         if part.image_url is None:
             raise ParameterError("An image part needs an image_url.", param=f"{path}.image_url")
-        return ImageSource(f"{path}.image_url.url", part.image_url.url)
+        return ImageSource(f"{path}.{url_field}", part.image_url.url)
     raise unsupported(f"{path}.type", "Only parts of type text and image_url are supported.")
 
 

@@ -5,7 +5,6 @@ whose answer can be a picture; knows neither codes nor an endpoint's reply. Inva
 generation would refuse is refused here in the same words, under the name of the client's field.
 """
 
-import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ from janus_core.errors import ParameterError, RequestError
 from server.context import Context
 from server.conversation import Turn, last_user_text
 from server.image_request import build_image_requests, picture_format
-from server.pictures import PictureFormat
+from server.pictures import PictureFormat, describe
 from server.schemas.images import MAX_PROMPT_CHARS, ImageGenerationRequest
 
 
@@ -26,23 +25,18 @@ class Drawing:
     body: ImageGenerationRequest
     style: PictureFormat
     requests: list[ImageRequest]
-    model_name: str
 
     async def encode(self, context: Context, *, index: int, pixels: Pixels) -> str:
         """The file of the picture `index` in base64; a PNG says how to draw it again."""
-        request = self.requests[index]
-        metadata = {
-            "prompt": self.body.prompt,
-            "seed": str(request.sampling.seed),
-            "guidance_scale": str(request.guidance),
-            "model": self.model_name,
-        }
+        metadata = describe(
+            self.requests[index],
+            prompt=self.body.prompt,
+            negative_prompt=self.body.negative_prompt,
+            model_name=context.model_name,
+            style=self.style,
+            num_codes=context.pipeline.config.vq.num_codes,
+        )
         return await context.offload.run(self.style.encode, pixels, metadata=metadata)
-
-    @property
-    def media_type(self) -> str:
-        """For a data URL."""
-        return f"image/{self.style.format}"
 
 
 async def prepare_drawing(
@@ -68,9 +62,4 @@ async def prepare_drawing(
     except RequestError as error:
         error.param = path if error.param == "prompt" else error.param
         raise
-    return Drawing(body, style, requests, context.model_name)
-
-
-def picture_id() -> str:
-    """An id for a picture that is an item of an answer."""
-    return f"ig_{uuid.uuid4().hex}"
+    return Drawing(body, style, requests)

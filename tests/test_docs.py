@@ -12,9 +12,11 @@ from pydantic_core import PydanticUndefined
 
 from server import metrics
 from server.cli import app
+from server.schemas.ask import AskRequest
 from server.schemas.chat import ChatRequest
 from server.schemas.common import Body
 from server.schemas.images import ImageGenerationRequest
+from server.schemas.responses import ResponsesRequest
 from server.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -80,7 +82,12 @@ def test_every_metric_is_documented() -> None:
 
 @pytest.mark.parametrize(
     ("body", "path"),
-    [(ChatRequest, "chat/completions"), (ImageGenerationRequest, "images/generations")],
+    [
+        (ChatRequest, "chat/completions"),
+        (ResponsesRequest, "responses"),
+        (AskRequest, "ask"),
+        (ImageGenerationRequest, "images/generations"),
+    ],
 )
 def test_every_field_is_documented(body: type[Body], path: str) -> None:
     """Used fields in the table, the others in the paragraph that says what becomes of them."""

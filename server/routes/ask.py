@@ -1,0 +1,105 @@
+"""`POST /v1/ask` and `POST /v1/caption`: a picture and a question in a form, as curl sends it.
+
+Owns the way from the form to the answer; knows no prompt format. Invariant: a question gets the
+answer that the same question in a chat completion gets.
+"""
+
+from contextlib import closing
+
+from fastapi import APIRouter, Request, Response
+from starlette.requests import ClientDisconnect
+
+from janus_core.errors import ParameterError
+from server.ask_reply import AnswerReplies
+from server.chat_request import sampling_options
+from server.context import context_of
+from server.conversation import ImageSource, Turn, build_text_requests, check_num_images
+from server.form import Form, form_schema, read_form
+from server.json_route import unless_client_leaves
+from server.middleware import CLIENT_GONE
+from server.record import record_of
+from server.schemas.ask import AnswerKey, AskReply, AskRequest, CaptionReply, CaptionRequest
+from server.schemas.common import ErrorBody
+from server.sse import EventStream
+
+CAPTION_QUESTION = "Describe the image."
+
+IMAGE = "image"
+_ERRORS: dict[int | str, dict[str, object]] = {
+    "4XX": {"model": ErrorBody},
+    "5XX": {"model": ErrorBody},
+}
+
+router = APIRouter(tags=["ask"])
+
+
+@router.post(
+    "/v1/ask",
+    response_model=AskReply,
+    responses=_ERRORS,
+    openapi_extra=form_schema(AskRequest, files=(IMAGE,)),
+)
+async def ask(request: Request) -> Response:
+    """Answer a question about one picture or several."""
+    return await _answered(request, AskRequest)
+
+
+@router.post(
+    "/v1/caption",
+    response_model=CaptionReply,
+    responses=_ERRORS,
+    openapi_extra=form_schema(CaptionRequest, files=(IMAGE,)),
+)
+async def caption(request: Request) -> Response:
+    """Describe a picture."""
+    return await _answered(request, CaptionRequest)
+
+
+async def _answered(request: Request, model: type[CaptionRequest]) -> Response:
+    """Read the form first: what the request receives afterwards is that its client has left."""
+    try:
+        form = await read_form(request, context_of(request).offload)
+    except ClientDisconnect:
+        return Response(status_code=CLIENT_GONE)
+    return await unless_client_leaves(request, _answer(form, form.body(model), request))
+
+
+async def _answer(form: Form, body: CaptionRequest, request: Request) -> Response:
+    context, record = context_of(request), record_of(request)
+    body.check()
+    context.check_model(body.model)
+    key: AnswerKey = "answer" if isinstance(body, AskRequest) else "caption"
+    turn = _question(form, body)
+    check_num_images([turn], limit=context.settings.max_images_per_request, param=IMAGE)
+    requests = await context.offload.admit(
+        build_text_requests,
+        [turn],
+        sampling_options(body, max_tokens=body.token_limit),
+        pipeline=context.pipeline,
+        param=turn.param,
+    )
+    record.task, record.num_choices = "chat", 1
+    handle = context.dispatcher.submit(requests, record=record)
+    context.metrics.observe("request_params_n", 1, "chat")
+    if body.token_limit is not None:
+        context.metrics.observe("request_params_max_tokens", body.token_limit, "chat")
+    replies = AnswerReplies(context, seed=requests[0].sampling.seed, key=key)
+    if body.stream or "text/event-stream" in request.headers.get("accept", ""):
+        frames = replies.frames(handle, ping_interval_s=context.settings.ping_interval_s)
+        return EventStream(frames, handle=handle)
+    with closing(handle):
+        return await replies.response(handle)
+
+
+def _question(form: Form, body: CaptionRequest) -> Turn:
+    """The picture or pictures, and what is asked about them."""
+    if not isinstance(body, AskRequest):
+        source = ImageSource(IMAGE, data=form.file(IMAGE))
+        return Turn("user", (source, CAPTION_QUESTION), IMAGE)
+    files = form.files.get(IMAGE, [])
+    if not files:
+        raise ParameterError("A file named image is required.", param=IMAGE)
+    if not body.question.strip():
+        raise ParameterError("The question is empty.", param="question")
+    sources = tuple(ImageSource(IMAGE, data=data) for data in files)
+    return Turn("user", (*sources, body.question), "question")

@@ -1,0 +1,90 @@
+"""`POST /v1/responses`.
+
+Owns the way of a response from the body to the answer; knows neither shapes nor prompts in detail.
+Invariant: as for a chat completion, decoding and tokenising happen off the event loop, and before
+admission. Nothing is kept: a conversation is what its request says.
+"""
+
+from collections.abc import Sequence
+from contextlib import closing
+
+from fastapi import APIRouter, Request, Response
+
+from janus_core.engine.request import Request as EngineRequest
+from janus_core.errors import RequestError
+from server.context import Context, context_of
+from server.conversation import Turn, build_text_requests, with_images
+from server.drawing import Drawing, prepare_drawing
+from server.json_route import JsonRoute, unless_client_leaves
+from server.record import record_of
+from server.responses_items import MessageItem, PictureItem, ResponseItem
+from server.responses_object import ResponseStates
+from server.responses_reply import ResponseReply
+from server.responses_request import drawing_body, drawing_param, text_options, turns_of
+from server.schemas.common import ErrorBody
+from server.schemas.responses import ResponsesRequest
+from server.schemas.responses_replies import ResponseObject
+from server.sse import EventStream
+
+router = APIRouter(route_class=JsonRoute, tags=["responses"])
+
+
+@router.post(
+    "/v1/responses",
+    response_model=ResponseObject,
+    responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
+)
+async def create_response(body: ResponsesRequest, request: Request) -> Response:
+    """Answer a conversation in text or, with the image_generation tool, with a picture."""
+    return await unless_client_leaves(request, _answer(body, request))
+
+
+async def _answer(body: ResponsesRequest, request: Request) -> Response:
+    context, record = context_of(request), record_of(request)
+    body.check()
+    context.check_model(body.model)
+    turns = turns_of(body, context.settings)
+    prepare = _prepare_picture if body.draws else _prepare_text
+    requests, item = await prepare(context, turns, body)
+    task = record.task = "image" if body.draws else "chat"
+    record.num_choices = 1
+    reply = ResponseReply(ResponseStates(context, body, requests[0]), item)
+    handle = context.dispatcher.submit(requests, record=record)
+    context.metrics.observe("request_params_n", 1, task)
+    if body.token_limit is not None and not body.draws:
+        context.metrics.observe("request_params_max_tokens", body.token_limit, task)
+    if body.stream:
+        frames = reply.frames(handle, ping_interval_s=context.settings.ping_interval_s)
+        return EventStream(frames, handle=handle)
+    with closing(handle):
+        return await reply.response(handle)
+
+
+async def _prepare_text(
+    context: Context, turns: Sequence[Turn], body: ResponsesRequest
+) -> tuple[Sequence[EngineRequest], ResponseItem]:
+    max_bytes = context.settings.max_body_bytes
+    turns = await with_images(turns, context.fetcher, max_total_bytes=max_bytes)
+    requests = await context.offload.admit(
+        build_text_requests, turns, text_options(body), pipeline=context.pipeline, param="input"
+    )
+    tokenizer = context.pipeline.tokenizer
+    return requests, MessageItem(tokenizer, with_logprobs=body.logprobs is not None)
+
+
+async def _prepare_picture(
+    context: Context, turns: Sequence[Turn], body: ResponsesRequest
+) -> tuple[Sequence[EngineRequest], ResponseItem]:
+    drawing = await _drawing(context, turns, body)
+    return drawing.requests, PictureItem(context, drawing)
+
+
+async def _drawing(context: Context, turns: Sequence[Turn], body: ResponsesRequest) -> Drawing:
+    try:
+        assert body.tools is not None, "without the tool nothing is drawn"
+        assert body.image_tool is not None, "without the tool nothing is drawn"
+        context.check_model(body.tools[body.image_tool].model, draws=True)
+        return await prepare_drawing(context, turns, drawing_body(body), param="input")
+    except RequestError as error:
+        error.param = drawing_param(body, error.param)
+        raise
