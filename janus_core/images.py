@@ -9,7 +9,7 @@ codes, and its message quotes nothing of the file or the process.
 
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -67,6 +67,43 @@ def decode_image(data: bytes, limits: ImageLimits, *, param: str | None = None) 
     `param` names the field the bytes came from in errors. Raises ImageInputError for bytes that are
     no such image, are truncated, or exceed a limit.
     """
+    return _converted(_checked(data, limits, param), _rgb, param)
+
+
+def decode_mask(
+    data: bytes, limits: ImageLimits, *, param: str | None = None
+) -> Image.Image | None:
+    """What an image file marks for drawing, mode L, 255 where it does; None if it marks nothing.
+
+    A file with transparency marks what is fully transparent (OpenAI's masks), any other what is
+    light (those of AUTOMATIC1111). Raises what `decode_image` raises.
+    """
+    mask = _converted(_checked(data, limits, param), _marked, param)
+    return mask if mask.getbbox() else None
+
+
+def has_transparency(data: bytes) -> bool:
+    """Whether an image file that can be decoded has transparency."""
+    return Image.open(io.BytesIO(data), formats=_DECODERS).has_transparency_data
+
+
+def _converted(
+    image: Image.Image, convert: Callable[[Image.Image], Image.Image], param: str | None
+) -> Image.Image:
+    """The decoded image, upright and converted."""
+    try:
+        image.load()
+        return convert(_upright(image))
+    except Exception:  # decoders raise what they like on damaged data: OSError, SyntaxError, ...
+        raise ImageInputError(
+            f"The {image.format} image cannot be decoded: it is truncated or damaged.",
+            param=param,
+            code="image_parse_error",
+        ) from None
+
+
+def _checked(data: bytes, limits: ImageLimits, param: str | None) -> Image.Image:
+    """The image with its header read, within the limits."""
     if not data:
         raise ImageInputError("The image file is empty.", param=param, code="empty_image_file")
     if len(data) > limits.max_bytes:
@@ -77,15 +114,7 @@ def decode_image(data: bytes, limits: ImageLimits, *, param: str | None = None) 
         )
     image = _opened(data, param)
     _check_size(image, limits, param)
-    try:
-        image.load()
-        return _rgb(_upright(image))
-    except Exception:  # decoders raise what they like on damaged data: OSError, SyntaxError, ...
-        raise ImageInputError(
-            f"The {image.format} image cannot be decoded: it is truncated or damaged.",
-            param=param,
-            code="image_parse_error",
-        ) from None
+    return image
 
 
 def _opened(data: bytes, param: str | None) -> Image.Image:
@@ -153,6 +182,14 @@ def _rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return image.convert("RGB")
+
+
+def _marked(image: Image.Image) -> Image.Image:
+    """255 where a mask marks a pixel, else 0."""
+    if image.has_transparency_data:
+        alpha = image.convert("RGBA").getchannel("A")
+        return alpha.point([255] + [0] * 255)
+    return _rgb(image).convert("L").point([255 * (level >= 128) for level in range(256)])
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,10 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from PIL import Image
+
 from janus_core.checkpoint import load_model, resolve_checkpoint
+from janus_core.codec import PictureCodec, keep_some
 from janus_core.config import ModelConfig, read_config
 from janus_core.device import Placement, fit, place
 from janus_core.engine.engine import Engine
@@ -25,7 +28,15 @@ from janus_core.engine.request import (
 from janus_core.engine.service import EngineService
 from janus_core.engine.settings import EngineSettings
 from janus_core.errors import CheckpointError, ContextLengthError, ParameterError
-from janus_core.images import ImageLimits, ImageProcessor, PreparedImage, decode_image
+from janus_core.images import (
+    ImageLimits,
+    ImageProcessor,
+    Pixels,
+    PreparedImage,
+    decode_image,
+    decode_mask,
+    has_transparency,
+)
 from janus_core.options import ImageOptions, TextOptions, seeds, spread, text_sampling
 from janus_core.prompt import Message, PromptBuilder
 from janus_core.strict_json import read_object
@@ -52,6 +63,7 @@ class Pipeline:
         config: ModelConfig,
         tokenizer: Tokenizer,
         engine: Engine,
+        codec: PictureCodec,
         settings: EngineSettings,
         limits: ImageLimits,
         attention_backend: str,
@@ -63,6 +75,7 @@ class Pipeline:
         self.config = config
         self.tokenizer = tokenizer
         self.engine = engine
+        self.codec = codec
         self.settings = settings
         self.limits = limits
         self._attention_backend = attention_backend
@@ -101,6 +114,7 @@ class Pipeline:
             config=config,
             tokenizer=tokenizer,
             engine=Engine(network, tokenizer, fitted),
+            codec=PictureCodec(network),
             settings=fitted,
             limits=limits or ImageLimits(),
             attention_backend=network.language_model.attention.name,
@@ -225,6 +239,44 @@ class Pipeline:
         ]
         self.engine.validate(requests[0])
         return requests
+
+    def encode_picture(self, data: bytes, *, param: str | None = None) -> tuple[int, ...]:
+        """The codes of a client's picture, scaled to cover the native size and cropped.
+
+        Raises ImageInputError that names `param`. Slow, as the other functions on pictures: up to
+        seconds on a CPU.
+        """
+        return self.codec.encode(decode_image(data, self.limits, param=param))
+
+    def decode_codes(self, codes: Sequence[int]) -> Pixels:
+        """The picture of a complete sequence of codes. Raises ParameterError."""
+        return self.codec.decode(codes)
+
+    def edit_codes(
+        self, data: bytes, mask: bytes | None, *, param: str = "image", mask_param: str = "mask"
+    ) -> tuple[int | None, ...] | None:
+        """What to force in order to draw a part of a client's picture anew: `forced_codes`.
+
+        The part is what `mask` marks (`decode_mask`), scaled to the picture if it has another size;
+        without a mask, what is transparent in the picture; None if that has no transparency either.
+        Raises ImageInputError, and ParameterError if nothing is marked.
+        """
+        picture = decode_image(data, self.limits, param=param)
+        if mask is None:
+            if not has_transparency(data):
+                return None
+            mask, mask_param = data, param
+        marked = decode_mask(mask, self.limits, param=mask_param)
+        if marked is None:
+            raise ParameterError(f"{mask_param} marks nothing to be drawn.", param=mask_param)
+        if marked.size != picture.size:
+            marked = marked.resize(picture.size, Image.Resampling.NEAREST)
+        return self.codec.keep_outside(self.codec.encode(picture), marked)
+
+    def vary_codes(self, data: bytes, *, strength: float, seed: int) -> tuple[int | None, ...]:
+        """What to force in order to draw a share of `strength` of a client's picture anew, at
+        places that `seed` decides. Raises ImageInputError and ParameterError."""
+        return keep_some(self.encode_picture(data, param="image"), strength=strength, seed=seed)
 
     def new_service(self, sink: Callable[[Sequence[Event]], None]) -> EngineService:
         """The engine in a thread of its own, not yet started; `sink` is called once per step."""

@@ -122,15 +122,19 @@ class ThreadedRenderer:
         self._thread.join()
 
     def _run(self) -> None:
-        # One thread, and behind the compute threads: they spin at barriers and lose far more by a
-        # busy neighbour than this thread gains. Both settings hold for this thread only.
-        torch.set_num_threads(1)
-        if sys.platform == "linux":
-            with suppress(OSError):  # a container may forbid it: pictures matter more
-                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), BACKGROUND_NICENESS)
+        enter_background()
         while (job := self._jobs.get()) is not None and not self._is_closing:
             self._results.put(render(self._model, job))
             self._on_rendered()
+
+
+def enter_background() -> None:
+    """Put the calling thread behind the compute threads: they spin at barriers and lose far more by
+    a busy neighbour than it gains. One thread and a low priority, for this thread only."""
+    torch.set_num_threads(1)
+    if sys.platform == "linux":
+        with suppress(OSError):  # a container may forbid it: pictures matter more
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), BACKGROUND_NICENESS)
 
 
 def new_renderer(

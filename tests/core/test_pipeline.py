@@ -11,6 +11,7 @@ import torch
 
 from janus_core.device import DTYPES, Placement, fit, free_bytes, place
 from janus_core.engine.events import Event, Finished, TextDelta
+from janus_core.engine.request import Constraint
 from janus_core.engine.settings import EngineSettings, bytes_per_position
 from janus_core.errors import (
     CheckpointError,
@@ -123,6 +124,64 @@ def test_seeds_count_up_and_are_drawn_anew_for_every_request(pipeline: Pipeline)
     assert max(drawn) < 2**32
 
 
+def test_seeds_can_be_given_one_by_one(pipeline: Pipeline) -> None:
+    given = pipeline.image_requests("a", ImageOptions(n=3, seed=(9, 2, 9)), request_id="a")
+    assert [request.sampling.seed for request in given] == [9, 2, 9]
+    ends = finished(list(pipeline.run(given)))
+    assert ends["a-0"].codes == ends["a-2"].codes != ends["a-1"].codes
+
+
+def test_bad_words_are_not_said(pipeline: Pipeline) -> None:
+    """Words of one token and of several, wherever the answer had them."""
+    tokenizer = pipeline.tokenizer
+
+    def said(**options) -> list[int]:
+        requests = pipeline.text_requests(
+            question("a"), TextOptions(max_tokens=16, **options), request_id="a"
+        )
+        events = list(pipeline.run(requests))
+        return [t.token_id for e in events if isinstance(e, TextDelta) for t in e.tokens]
+
+    def has(ids: list[int], part: list[int]) -> bool:
+        return any(ids[at : at + len(part)] == part for at in range(len(ids)))
+
+    free = said()
+    num_tried = 0
+    for length in (1, 2, 3):
+        parts = [free[at : at + length] for at in range(len(free) - length)]
+        for part in parts:
+            word = tokenizer.decode(part)
+            if word.strip() and tokenizer.encode_text(word) == part:
+                num_tried += 1
+                assert not has(said(bad_words=(word,)), part), word
+                # A word is also kept out where it begins with a space.
+                assert not has(said(bad_words=(word.lstrip(),)), part), word
+                break
+    assert num_tried >= 2
+
+
+def test_without_an_opening_the_prompt_ends_after_the_last_message(pipeline: Pipeline) -> None:
+    (open_one,) = pipeline.text_requests(question("Hi"), TextOptions(), request_id="a")
+    options = TextOptions(add_generation_prompt=False)
+    (bare,) = pipeline.text_requests(question("Hi"), options, request_id="a")
+    opening = pipeline.tokenizer.encode_pieces(
+        (pipeline.tokenizer.piece(pipeline.tokenizer.assistant_role), ":")
+    )
+    assert list(open_one.token_ids) == [*bare.token_ids, *opening]
+    assert open_one.strip_start
+    assert not bare.strip_start
+
+
+def test_an_answer_has_the_form_that_was_asked_for(pipeline: Pipeline) -> None:
+    options = TextOptions(constraint=Constraint.choice(["red", "blue"]), n=2, temperature=1.0)
+    requests = pipeline.text_requests(question("Which colour?"), options, request_id="a")
+    events = list(pipeline.run(requests))
+    for request in requests:
+        texts = [e.text for e in events if isinstance(e, TextDelta) and e.request_id == request.id]
+        assert "".join(texts) in ("red", "blue")
+    assert {end.reason for end in finished(events).values()} == {"stop"}
+
+
 def test_guidance_1_draws_unguided_and_nothing_else_does(pipeline: Pipeline) -> None:
     for guidance in (0.0, 0.5, 1.0, 1.5, 5.0):
         (request,) = pipeline.image_requests("a", ImageOptions(guidance=guidance), request_id="a")
@@ -183,6 +242,10 @@ def test_max_tokens_is_cut_to_the_context_and_a_full_context_refused(pipeline: P
         (TextOptions(stop_token_ids=(2**31,)), "stop_token_ids"),
         (TextOptions(stop=("",)), "stop"),
         (TextOptions(logprobs=21), "top_logprobs"),
+        (TextOptions(bad_words=("a", " ")), "bad_words"),
+        (TextOptions(constraint=Constraint.regex("(")), "structured_outputs.regex"),
+        (TextOptions(seed=(1, 2)), "seed"),
+        (ImageOptions(seed=(1, 2), n=3), "seed"),
         (TextOptions(continue_final=True), "continue_final_message"),
         (ImageOptions(guidance=float("inf")), "guidance_scale"),
         (ImageOptions(guidance=-1.0), "guidance_scale"),

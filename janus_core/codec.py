@@ -1,0 +1,102 @@
+"""Pictures to codes and back, beside the engine, and which codes of a picture to keep.
+
+Owns the thread that the VQ autoencoder runs in for these, and the fit of a client's picture to the
+native size. Knows no prompts and no requests. Invariants: one picture at a time, behind the compute
+threads, so that a step of the engine is held up by little; what is kept of a picture is told by the
+place of its codes, in raster order.
+
+Keeping codes is an approximation: the models were trained to draw whole pictures, in raster order.
+A drawn code knows what is above and to the left of it, kept or not, and nothing of what is kept
+below.
+
+Shape suffixes: B pictures, S codes of a picture, H height, W width, C channels.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from janus_core.engine.render import enter_background
+from janus_core.errors import ParameterError
+from janus_core.images import Pixels
+from janus_core.models.janus import JanusModel
+
+EDIT_FROM = 128
+"""Grey levels of a mask from here on mean that a pixel is to be drawn anew."""
+
+
+class PictureCodec:
+    """Encodes and decodes with the VQ autoencoder of a model. Threads can share it; each call
+    takes up to seconds on a CPU."""
+
+    def __init__(self, model: JanusModel) -> None:
+        self._model = model
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="codec", initializer=enter_background)
+
+    def fit(self, picture: Image.Image) -> Image.Image:
+        """An RGB picture at the native size: scaled to cover it, the longer side cropped evenly, as
+        the pictures the models learned to draw were (arXiv:2410.13848)."""
+        side = self._model.config.vq.image_size
+        return ImageOps.fit(picture, (side, side), Image.Resampling.BICUBIC)
+
+    def encode(self, picture: Image.Image) -> tuple[int, ...]:
+        """The codes of an RGB picture after `fit`."""
+        levels_HWC = np.asarray(self.fit(picture))
+        return self._pool.submit(self._encode, levels_HWC).result()
+
+    def decode(self, codes: Sequence[int]) -> Pixels:
+        """The picture of a complete sequence of codes.
+
+        Raises ParameterError for a wrong number of codes, or numbers that are no codes.
+        """
+        vq = self._model.config.vq
+        if len(codes) != vq.num_codes:
+            raise ParameterError(
+                f"{len(codes)} codes were given, but a picture has {vq.num_codes}.", param="codes"
+            )
+        for code in codes:
+            if not 0 <= code < vq.codebook_size:
+                raise ParameterError(
+                    f"{code} is no code: codes are within [0, {vq.codebook_size}).", param="codes"
+                )
+        return self._pool.submit(self._decode, tuple(codes)).result()
+
+    def keep_outside(self, codes: Sequence[int], mask: Image.Image) -> tuple[int | None, ...]:
+        """The codes without those whose square touches what a mask marks for drawing.
+
+        `mask` has the size of the picture before `fit`, mode L, and marks with `EDIT_FROM` or more.
+        """
+        vq = self._model.config.vq
+        # Cropped, not scaled, so that a thin line is marked as well.
+        marked = mask.point([255 * (level >= EDIT_FROM) for level in range(256)])
+        side = min(marked.size)
+        fitted = ImageOps.fit(marked, (side, side), Image.Resampling.NEAREST)
+        starts = np.arange(vq.grid) * side // vq.grid
+        by_row = np.logical_or.reduceat(np.asarray(fitted) > 0, starts, axis=0)
+        edited_S = np.logical_or.reduceat(by_row, starts, axis=1).flatten().tolist()
+        return tuple(None if e else code for code, e in zip(codes, edited_S, strict=True))
+
+    def _encode(self, levels_HWC: Pixels) -> tuple[int, ...]:
+        levels = torch.from_numpy(levels_HWC.astype(np.float32)).permute(2, 0, 1)
+        (codes_S,) = self._model.encode_codes((levels / 255 * 2 - 1)[None]).tolist()
+        return tuple(codes_S)
+
+    def _decode(self, codes: tuple[int, ...]) -> Pixels:
+        codes_BS = torch.tensor([codes], dtype=torch.int64)
+        pixels: Pixels = self._model.decode_codes(codes_BS)[0].cpu().numpy()
+        return pixels
+
+
+def keep_some(codes: Sequence[int], *, strength: float, seed: int) -> tuple[int | None, ...]:
+    """The codes without a share of `strength` (0 to 1) of them, at least one, scattered over the
+    picture as `seed` says. Raises ParameterError for another strength."""
+    if not 0.0 <= strength <= 1.0:
+        raise ParameterError(
+            f"strength must be within [0, 1], but is {strength}.", param="strength"
+        )
+    num_drawn = max(1, round(strength * len(codes)))
+    drawn = set(np.random.default_rng(seed).permutation(len(codes))[:num_drawn].tolist())
+    return tuple(None if place in drawn else code for place, code in enumerate(codes))
