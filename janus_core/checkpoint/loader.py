@@ -18,19 +18,27 @@ from janus_core.checkpoint.layouts import Translation, translate
 from janus_core.config import Layout, read_config, read_layout
 from janus_core.errors import CheckpointError
 from janus_core.models.janus import JanusModel
+from janus_core.ops.formats import PLAIN, Formats
 
 _LOG = logging.getLogger(__name__)
 _HEAD = "lm_head.weight"
 
 
-def load_model(directory: Path, *, device: torch.device, dtype: torch.dtype) -> JanusModel:
-    """The network of a checkpoint directory in either layout.
+def load_model(
+    directory: Path,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    formats: Formats = PLAIN,
+) -> JanusModel:
+    """The network of a checkpoint directory in either layout; `formats` is what linear layers are
+    converted to once they were read as `dtype`.
 
     Raises `CheckpointError` before any large allocation if names or shapes do not fit
     `config.json`, and while loading if a file is damaged or a number is not finite in `dtype`.
     """
     model = read_weights(directory, device=device, dtype=dtype)
-    model.finish_loading()
+    model.finish_loading(formats)
     return model
 
 

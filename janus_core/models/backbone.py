@@ -17,8 +17,11 @@ from torch import nn
 
 from janus_core.config import BackboneConfig
 from janus_core.models.inputs import BatchInputs
-from janus_core.models.kv_pool import KvPool
-from janus_core.ops.attention import AttentionBackend, AttentionLayout, SdpaAttention
+from janus_core.models.kv_pool import KvPool, to_pool
+from janus_core.models.native_layers import NativeLayers, can_run
+from janus_core.ops.attention import AttentionBackend, AttentionLayout, choose_attention
+from janus_core.ops.formats import PLAIN, Formats
+from janus_core.ops.linear import convert_linears
 from janus_core.ops.rotary import rotary_table, rotate
 
 
@@ -82,7 +85,8 @@ class Attention(nn.Module):
         qk.copy_(rotate(qk, rotary_T21H))
         # Keys and values lie side by side: one write serves both.
         new_T2KH = heads[:, num_heads:].view(-1, 2, num_kv_heads, self.head_dim)
-        kv_2KPH.index_copy_(2, cache_positions_T, new_T2KH.permute(1, 2, 0, 3))
+        new_2KTH = to_pool(new_T2KH.permute(1, 2, 0, 3), kv_2KPH.dtype)
+        kv_2KPH.index_copy_(2, cache_positions_T, new_2KTH)
         out_TNH = attention.attend(heads[:, :num_heads], kv_2KPH, layout)
         projected: torch.Tensor = self.o_proj(out_TNH.flatten(1))
         return projected
@@ -171,7 +175,8 @@ class Backbone(nn.Module):
         self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_layers))
         self.norm = RmsNorm(config.width, eps=config.rms_eps)
         self.rotary_P21H = torch.empty(0)
-        self.attention: AttentionBackend[Any] = SdpaAttention()
+        self.attention: AttentionBackend[Any] = choose_attention(PLAIN, head_dim=config.head_dim)
+        self._native_layers: NativeLayers | None = None
 
     def build_tables(self, *, device: torch.device) -> None:
         """Compute what no checkpoint holds. Call once the parameters have their device."""
@@ -183,8 +188,20 @@ class Backbone(nn.Module):
             if isinstance(module, RmsNorm):
                 module.build_tables()
 
+    def convert(self, formats: Formats) -> None:
+        """Bring the linear layers into their format, and choose the fastest bodies for it. Call
+        once, after the tables were built; the memory that `destinations` names is gone then."""
+        if formats.weights is not None:
+            convert_linears(self, format=formats.weights, native=formats.native)
+        self.attention = choose_attention(formats, head_dim=self.config.head_dim)
+        if formats.native is not None and can_run(self):
+            self._native_layers = NativeLayers(self, formats.native)
+
     def forward(self, x_TD: torch.Tensor, inputs: BatchInputs, kv: KvPool) -> torch.Tensor:
-        """Hidden vectors after the final norm, `[T, D]`; writes the pool at `cache_positions_T`."""
+        """Hidden vectors after the final norm, `[T, D]`. Writes the pool at `cache_positions_T`;
+        `x_TD` may serve as working space."""
+        if self._native_layers is not None:
+            return self._native_layers.forward(x_TD, inputs, kv)
         layout = self.attention.arrange(inputs.spans, device=x_TD.device)
         order_T = layout.order_T
         positions_T, cache_positions_T = inputs.positions_T, inputs.cache_positions_T

@@ -25,7 +25,8 @@ from janus_core.models.backbone import Backbone
 from janus_core.models.heads import Aligner, GenerationHead
 from janus_core.models.inputs import BatchInputs
 from janus_core.models.kv_pool import KvPool
-from janus_core.ops.linear import can_pack, pack_linears
+from janus_core.ops.formats import PLAIN, Formats
+from janus_core.ops.linear import can_pack, convert_linears, pack_linears
 
 
 class JanusModel(nn.Module):
@@ -44,6 +45,7 @@ class JanusModel(nn.Module):
         self.generation_embeddings = nn.Embedding(vq.codebook_size, vq.code_dim)
         self.generation_aligner = Aligner(vq.code_dim, width, depth=vq.aligner_depth)
         self.generation_head = GenerationHead(width, vq.head_width, codebook_size=vq.codebook_size)
+        self.kv_dtype = torch.float32
         self.requires_grad_(False)
         self.eval()
 
@@ -59,8 +61,9 @@ class JanusModel(nn.Module):
         return model
 
     @torch.inference_mode()
-    def finish_loading(self) -> None:
-        """Compute what follows from the weights: rotary table, code embeddings, unit codebook.
+    def finish_loading(self, formats: Formats = PLAIN) -> None:
+        """Compute what follows from the weights: rotary table, code embeddings, unit codebook; then
+        bring the linear layers into the format asked for.
 
         Call once, after the last tensor was read: linear layers may be packed here, and then the
         memory that `destinations` names is gone.
@@ -77,6 +80,14 @@ class JanusModel(nn.Module):
             raw = self.generation_embeddings.weight[first : first + 2048].float()
             rows = slice(self.config.backbone.vocab_size + first, None)
             self.embeddings[rows][: len(raw)] = _apply_float(self.generation_aligner, raw)
+        self.kv_dtype = formats.kv_dtype or self.dtype
+        self.language_model.convert(formats)
+        if formats.weights is not None:
+            # All but the VQ autoencoder, and the aligner whose work is in the table.
+            for name in ("lm_head", "vision_model", "aligner", "generation_head"):
+                part = nn.ModuleDict({name: getattr(self, name)})
+                convert_linears(part, format=formats.weights, native=formats.native)
+                setattr(self, name, part[name])
         if can_pack(device=self.device, dtype=self.dtype):
             pack_linears(self)
 

@@ -50,3 +50,12 @@ class KvPool:
     def clear(self, start: int, length: int) -> None:
         """Zero `length` positions of every layer, after a fault wrote what is not finite."""
         self._kv_L2KPH.narrow(3, start, length).zero_()
+
+
+def to_pool(new: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Keys and values in the pool's dtype: fp16 is saturated, since an infinity would be read for
+    ever."""
+    if new.dtype == dtype:
+        return new
+    limit = torch.finfo(dtype).max
+    return new.clamp(-limit, limit).to(dtype)

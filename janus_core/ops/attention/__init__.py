@@ -14,7 +14,10 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from janus_core.models.inputs import Span
+from janus_core.ops.attention.native import NativeAttention
 from janus_core.ops.attention.sdpa import SdpaAttention
+from janus_core.ops.formats import Formats
+from janus_core.ops.native import MAX_HEAD_DIM
 
 
 class AttentionLayout(Protocol):
@@ -50,8 +53,10 @@ class AttentionBackend(Protocol[LayoutT]):
         ...
 
 
-def choose_attention() -> AttentionBackend[Any]:
-    """The body to use."""
+def choose_attention(formats: Formats, *, head_dim: int) -> AttentionBackend[Any]:
+    """The body for these formats."""
+    if formats.native is not None and head_dim <= MAX_HEAD_DIM:
+        return NativeAttention(formats.native)
     return SdpaAttention()
 
 

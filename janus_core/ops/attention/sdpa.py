@@ -108,7 +108,7 @@ class SdpaAttention:
 def _attend_group(q_TNH: torch.Tensor, kv_2KPH: torch.Tensor, group: SpanGroup) -> torch.Tensor:
     _, num_kv_heads, _, head_dim = kv_2KPH.shape
     num_heads = q_TNH.shape[1]
-    k_GKLH, v_GKLH = _slots(kv_2KPH, group)
+    k_GKLH, v_GKLH = _slots(kv_2KPH, group, q_TNH.dtype)
     q_GQNH = q_TNH.view(group.num_sequences, group.num_tokens, num_heads, head_dim)
     if group.num_tokens == 1:
         # The query heads that share a key/value head become rows of one query: no repeated keys.
@@ -126,15 +126,18 @@ def _attend_group(q_TNH: torch.Tensor, kv_2KPH: torch.Tensor, group: SpanGroup) 
     return out_GNQH.transpose(1, 2).reshape(-1, num_heads, head_dim)
 
 
-def _slots(kv_2KPH: torch.Tensor, group: SpanGroup) -> tuple[torch.Tensor, torch.Tensor]:
-    """The used part of the group's slots as views `[G, K, L, H]` into the pool."""
+def _slots(
+    kv_2KPH: torch.Tensor, group: SpanGroup, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The used part of the group's slots as views `[G, K, L, H]` into the pool; copies if the pool
+    has another dtype."""
     _, num_kv_heads, num_positions, head_dim = kv_2KPH.shape
     shape = (2, group.num_sequences, num_kv_heads, group.num_read, head_dim)
     head_stride = num_positions * head_dim
     strides = (num_kv_heads * head_stride, group.slot_stride * head_dim, head_stride, head_dim, 1)
     offset = kv_2KPH.storage_offset() + group.slot_start * head_dim
     keys, values = kv_2KPH.as_strided(shape, strides, offset).unbind(0)
-    return keys, values
+    return keys.to(dtype), values.to(dtype)
 
 
 def _mask(run: Sequence[Span], num_read: int, *, device: torch.device) -> torch.Tensor | None:

@@ -28,7 +28,10 @@ class Driver:
 
     def __post_init__(self) -> None:
         self.kv = KvPool.allocate(
-            self.model.config, self.num_positions, device=self.model.device, dtype=self.model.dtype
+            self.model.config,
+            self.num_positions,
+            device=self.model.device,
+            dtype=self.model.kv_dtype,
         )
 
     def run(
