@@ -8,7 +8,7 @@ Shape suffixes: T packed tokens, R text rows, I guided images, J unguided images
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import numpy as np
@@ -42,6 +42,28 @@ class Batch:
     def images(self) -> list[RequestState]:
         """The pictures, in the order their codes are drawn in."""
         return self.guided + self.unguided
+
+
+def move_batch(batch: Batch, device: torch.device) -> Batch:
+    """The same batch with its index tensors on `device`."""
+    inputs = batch.inputs
+
+    def moved(indices: torch.Tensor) -> torch.Tensor:
+        return indices.to(device, non_blocking=True)
+
+    return replace(
+        batch,
+        inputs=replace(
+            inputs,
+            token_ids_T=moved(inputs.token_ids_T),
+            positions_T=moved(inputs.positions_T),
+            cache_positions_T=moved(inputs.cache_positions_T),
+        ),
+        text_rows_R=moved(batch.text_rows_R),
+        cond_rows_I=moved(batch.cond_rows_I),
+        uncond_rows_I=moved(batch.uncond_rows_I),
+        solo_rows_J=moved(batch.solo_rows_J),
+    )
 
 
 def build_batch(plan: StepPlan, embeddings: Embeddings, *, device: torch.device) -> Batch:

@@ -24,6 +24,7 @@ from janus_core.engine.events import (
     Started,
 )
 from janus_core.engine.execution import Executor
+from janus_core.engine.graph_choice import new_step_graphs
 from janus_core.engine.pace import Pace
 from janus_core.engine.plan import StepPlan
 from janus_core.engine.render import Rendered, RenderJob, new_renderer
@@ -32,7 +33,7 @@ from janus_core.engine.request import ImageInput, ImageRequest, Request, TextReq
 from janus_core.engine.runner import Runner, Sample
 from janus_core.engine.scheduler import Scheduler
 from janus_core.engine.sequence import RequestState, new_state
-from janus_core.engine.settings import EngineSettings
+from janus_core.engine.settings import SLOT_UNIT, EngineSettings
 from janus_core.engine.slots import SlotPool
 from janus_core.engine.stats import EngineStats
 from janus_core.engine.step_model import StepModel
@@ -59,7 +60,7 @@ class Engine:
 
     def __init__(self, model: JanusModel, tokenizer: Tokenizer, settings: EngineSettings) -> None:
         config = model.config
-        num_positions = settings.pool_positions(config, bytes_per_value=model.dtype.itemsize)
+        num_positions = settings.pool_positions(config, bytes_per_value=model.kv_dtype.itemsize)
         self.settings = settings
         self.on_rendered: Callable[[], None] = lambda: None
         self._config = config
@@ -77,8 +78,14 @@ class Engine:
         self._scheduler = Scheduler(
             settings, self._pool, is_embedded=self._is_embedded, pace=self._pace
         )
-        kv = KvPool.allocate(config, num_positions, device=model.device, dtype=model.dtype)
-        self._runner = Runner(model, tokenizer, kv=kv, vision_cache=self._vision_cache)
+        # The slot behind the others is nobody's: padding is written there.
+        kv = KvPool.allocate(
+            config, num_positions + SLOT_UNIT, device=model.device, dtype=model.kv_dtype
+        )
+        graphs = new_step_graphs(model, kv, settings, spare_start=num_positions)
+        self._runner = Runner(
+            model, tokenizer, kv=kv, vision_cache=self._vision_cache, graphs=graphs
+        )
         self._executor = Executor(self._runner)
         # Read before the renderer's thread exists: what a thread sets is the default of new ones.
         self._num_threads = torch.get_num_threads()

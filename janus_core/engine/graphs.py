@@ -119,6 +119,11 @@ class StepGraphs:
         """Graphs captured so far."""
         return len(self._graphs)
 
+    def takes(self, num_tokens: int) -> bool:
+        """Whether `forward` is the way for so many packed tokens: a long prompt has calls of its
+        own that read its keys once, but whoever asked for one size gets one size."""
+        return self.is_deterministic or num_tokens <= self.max_rows
+
     @torch.inference_mode()
     def forward(self, inputs: BatchInputs) -> torch.Tensor:
         """Hidden vectors `[T, D]` of a batch whose index tensors are on the CPU.

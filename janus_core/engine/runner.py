@@ -17,9 +17,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from janus_core.engine.batch import Batch, build_batch
+from janus_core.engine.batch import Batch, build_batch, move_batch
 from janus_core.engine.constraint import ConstraintCompiler, Mask, Matcher
 from janus_core.engine.events import CodeLogprob, SampledToken, TokenLogprob
+from janus_core.engine.graphs import Picture, StepGraphs
 from janus_core.engine.plan import Encode, StepPlan
 from janus_core.engine.request import ImageRequest, TextRequest
 from janus_core.engine.sequence import RequestState
@@ -46,10 +47,17 @@ class Runner:
     bytes."""
 
     def __init__(
-        self, model: JanusModel, tokenizer: Tokenizer, *, kv: KvPool, vision_cache: VisionCache
+        self,
+        model: JanusModel,
+        tokenizer: Tokenizer,
+        *,
+        kv: KvPool,
+        vision_cache: VisionCache,
+        graphs: StepGraphs | None = None,
     ) -> None:
         self._model = model
         self._kv = kv
+        self._graphs = graphs
         self._vision_cache = vision_cache
         self._eos_id = tokenizer.eos_id
         self._embeddings: dict[RequestState, dict[int, torch.Tensor]] = {}
@@ -74,8 +82,7 @@ class Runner:
         """One step, without its copies. May be repeated for parts of the plan if it raises."""
         for encode in plan.encodes:
             self._encode(encode)
-        batch = build_batch(plan, self._embedding, device=self._model.device)
-        hidden_TD = self._model(batch.inputs, self._kv)
+        batch, hidden_TD = self._forward(plan)
         parts: list[torch.Tensor] = []
         if batch.texts:
             parts += self._sample_texts(hidden_TD[batch.text_rows_R], batch.texts)
@@ -116,6 +123,18 @@ class Runner:
         assert len(embeddings_SD) == image.num_tokens, "as many embeddings as placeholders"
         self._embeddings.setdefault(state, {})[encode.index] = embeddings_SD
 
+    def _forward(self, plan: StepPlan) -> tuple[Batch, torch.Tensor]:
+        """The batch, and the hidden vectors of its packed tokens."""
+        graphs, device = self._graphs, self._model.device
+        if graphs is None:
+            batch = build_batch(plan, self._embedding, device=device)
+            return batch, self._model(batch.inputs, self._kv)
+        on_cpu = build_batch(plan, self._embedding, device=torch.device("cpu"))
+        batch = move_batch(on_cpu, device)
+        if not graphs.takes(len(on_cpu.inputs.token_ids_T)):
+            return batch, self._model(batch.inputs, self._kv)
+        return batch, graphs.forward(on_cpu.inputs)
+
     def _embedding(self, state: RequestState, index: int) -> torch.Tensor:
         return self._embeddings[state][index]
 
@@ -123,7 +142,8 @@ class Runner:
         self, hidden_RD: torch.Tensor, states: list[RequestState]
     ) -> list[torch.Tensor]:
         """Ids and finiteness per row, then the log-probabilities for the rows that want them."""
-        logits_RV = self._model.text_logits(hidden_RD)
+        head = self._model if self._graphs is None else self._graphs
+        logits_RV = head.text_logits(hidden_RD)
         finite_R = logits_RV.sum(dim=-1).isfinite()
         wanted = [row for row, state in enumerate(states) if _num_top(state) is not None]
         logprobs_KV = logits_RV[wanted].log_softmax(dim=-1) if wanted else None
@@ -189,7 +209,24 @@ class Runner:
         return left
 
     def _sample_codes(self, hidden_TD: torch.Tensor, batch: Batch) -> list[torch.Tensor]:
-        """Codes and finiteness per picture, guided ones first."""
+        """Codes and finiteness per picture, guided ones first.
+
+        On CUDA a picture without filters, penalties and log-probabilities is drawn by the graphs,
+        beside whatever others: which function draws it depends on its request alone.
+        """
+        plain = [row for row, state in enumerate(batch.images) if _is_plain(state)]
+        if self._graphs is None or not plain:
+            return self._sample_logits(hidden_TD, batch)
+        pictures = _pictures(batch)
+        codes_R, finite_R = self._graphs.draw(hidden_TD, [pictures[row] for row in plain])
+        if len(plain) == len(pictures):
+            return [codes_R, finite_R]
+        parts = self._sample_logits(hidden_TD, batch)
+        parts[0][plain], parts[1][plain] = codes_R, finite_R
+        return parts
+
+    def _sample_logits(self, hidden_TD: torch.Tensor, batch: Batch) -> list[torch.Tensor]:
+        """Codes and finiteness of all pictures, then log-probabilities where they are wanted."""
         parts_C = []
         if batch.guided:
             guidance_I = torch.tensor(
@@ -298,6 +335,33 @@ def _num_top(state: RequestState) -> int | None:
     log-probabilities."""
     request = state.request
     return request.logprobs if isinstance(request, TextRequest) else None
+
+
+def _is_plain(state: RequestState) -> bool:
+    """Whether nothing but guidance, temperature and noise decides a picture's codes."""
+    request, params = state.request, state.request.sampling
+    has_filter = params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0
+    is_edited = needs_history(params) or bool(params.logit_bias)
+    return isinstance(request, ImageRequest) and not (
+        has_filter or is_edited or request.code_logprobs
+    )
+
+
+def _pictures(batch: Batch) -> list[Picture]:
+    """What the graphs need to know of every picture, in the batch's order."""
+    pairs = zip(batch.cond_rows_I.tolist(), batch.uncond_rows_I.tolist(), strict=True)
+    rows = [*pairs, *((row, row) for row in batch.solo_rows_J.tolist())]
+    return [
+        Picture(
+            cond_row=cond_row,
+            uncond_row=uncond_row,
+            guidance=_guidance(state),
+            temperature=state.request.sampling.temperature,
+            seed=state.request.sampling.seed,
+            place=state.num_output,
+        )
+        for (cond_row, uncond_row), state in zip(rows, batch.images, strict=True)
+    ]
 
 
 def _guidance(state: RequestState) -> float:

@@ -43,6 +43,8 @@ class EngineSettings:
     to go on, even so. As many pictures are drawn at once as are each done `image_time_s` after
     they began. `prefill_tokens` (prompt tokens beside answers) and `max_images` (pictures at once)
     are fixed numbers instead of measured ones.
+
+    `cuda_graphs` and `deterministic` are for CUDA: steps run as graphs, and all at one padded size.
     """
 
     kv_positions: int | None = None
@@ -66,6 +68,8 @@ class EngineSettings:
     prefill_tokens: int | None = None
     max_images: int | None = None
     threaded_rendering: bool = False
+    cuda_graphs: bool = True
+    deterministic: bool = False
 
     def __post_init__(self) -> None:
         if self.kv_positions is not None and self.kv_bytes is not None:
@@ -78,6 +82,8 @@ class EngineSettings:
         # Every running sequence decodes in every step, and prefill needs at least a pair's last
         # tokens.
         _at_least("step_token_budget", self.tokens_per_step, self.max_sequences + 2)
+        if self.deterministic and not self.cuda_graphs:
+            raise ParameterError("deterministic needs cuda_graphs.", param="deterministic")
         for name in ("prefill_tokens", "max_images"):
             if getattr(self, name) is not None:
                 _at_least(name, getattr(self, name), 1)

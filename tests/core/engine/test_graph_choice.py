@@ -1,0 +1,105 @@
+"""A whole engine whose steps run from static memory, against one that runs them call by call.
+
+On a CPU, with the operations' twins in torch in place of the kernels.
+"""
+
+import pytest
+import torch
+
+from janus_core.engine import graph_choice
+from janus_core.engine.graphs import StepGraphs
+from janus_core.engine.request import SamplingParams
+from janus_core.engine.settings import EngineSettings
+from janus_core.errors import ParameterError
+from janus_core.models.rows import RowsModel
+from janus_core.ops.cuda.decode_ops import Rows
+from janus_core.ops.cuda.eager_ops import EagerOps
+from tests.core.engine.support import Log, Requests, run
+
+
+def _on_graphs(monkeypatch: pytest.MonkeyPatch) -> list[StepGraphs]:
+    """Let engines built from now on use graphs; returns where they will be found."""
+    made = []
+
+    def new(model, kv, settings, *, spare_start):
+        graphs = StepGraphs(
+            RowsModel(model, kv, ops=EagerOps()),
+            capture=lambda work: (work(), work)[1],
+            spare_start=spare_start,
+            is_deterministic=settings.deterministic,
+        )
+        made.append(graphs)
+        return graphs
+
+    monkeypatch.setattr("janus_core.engine.engine.new_step_graphs", new)
+    return made
+
+
+def _mix(requests_for: Requests) -> list:
+    """Words and pictures; guided, unguided, filtered, with log-probabilities, with an image."""
+    drawn = SamplingParams(seed=3, temperature=0.9)
+    filtered = SamplingParams(seed=4, temperature=1.0, top_k=5)
+    return [
+        requests_for.text("question", images=(1,)),
+        requests_for.image("guided", sampling=drawn),
+        requests_for.image("filtered", "a blue square", sampling=filtered),
+        requests_for.image("unguided", guidance=None, sampling=SamplingParams(seed=9)),
+        requests_for.image("greedy", "a star"),
+        requests_for.image("with logprobs", sampling=drawn, code_logprobs=True),
+        requests_for.text("drawn", "How many?", sampling=drawn, logprobs=2),
+    ]
+
+
+def _said(log: Log) -> dict[str, list[int]]:
+    return {name: outcome.ids or outcome.codes for name, outcome in log.outcomes.items()}
+
+
+@pytest.mark.parametrize("is_deterministic", [False, True])
+def test_the_same_answers_and_pictures(
+    requests_for: Requests, monkeypatch: pytest.MonkeyPatch, is_deterministic: bool
+) -> None:
+    expected = _said(run(requests_for.engine(), *_mix(requests_for)))
+    made = _on_graphs(monkeypatch)
+    engine = requests_for.engine(deterministic=is_deterministic, step_token_budget=60)
+    assert _said(run(engine, *_mix(requests_for))) == expected
+    assert made[0].num_graphs > 0
+
+
+def test_a_prompt_longer_than_a_graph_takes_the_other_way(
+    requests_for: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = requests_for.text("long", "word " * 90)
+    assert len(request.token_ids) > 256
+    expected = _said(run(requests_for.engine(), request))
+    _on_graphs(monkeypatch)
+    assert _said(run(requests_for.engine(), request)) == expected
+
+
+def test_no_graphs_on_a_cpu(requests_for: Requests) -> None:
+    assert (
+        graph_choice.new_step_graphs(requests_for.model, None, EngineSettings(), spare_start=0)
+        is None
+    )
+
+
+def test_deterministic_is_refused_where_it_cannot_be_kept(requests_for: Requests) -> None:
+    with pytest.raises(ParameterError, match="deterministic needs CUDA"):
+        requests_for.engine(deterministic=True)
+    with pytest.raises(ParameterError, match="needs cuda_graphs"):
+        EngineSettings(deterministic=True, cuda_graphs=False)
+
+
+class Wrong(EagerOps):
+    """Sees one position less than there are."""
+
+    def attend(self, q_RNH: torch.Tensor, kv_2KPH: torch.Tensor, rows: Rows) -> torch.Tensor:
+        fewer_R = (rows.contexts_R - 1).clamp(min=1)
+        short = Rows(
+            rows.positions_R, rows.cache_positions_R, rows.slot_starts_R, fewer_R, rows.reach
+        )
+        return super().attend(q_RNH, kv_2KPH, short)
+
+
+def test_kernels_that_are_wrong_are_found_at_start(requests_for: Requests) -> None:
+    assert graph_choice.attention_error(EagerOps(), requests_for.model) == 0.0
+    assert graph_choice.attention_error(Wrong(), requests_for.model) > graph_choice.MAX_ERROR
