@@ -137,7 +137,58 @@ def test_open_webui_draws(client: httpx2.Client, body: dict):
         assert image.size == tuple(map(int, body["size"].split("x")))
 
 
+def test_open_webui_draws_through_automatic1111(client: httpx2.Client):
+    """Its other engine: asks for the checkpoint, sets it, draws."""
+    options = client.get("/sdapi/v1/options").json()
+    assert options["sd_model_checkpoint"] == MODEL
+    assert client.post("/sdapi/v1/options", json=options).status_code == 200
+    models = client.get("/sdapi/v1/sd-models").json()
+    assert (models[0]["title"], models[0]["model_name"]) == (MODEL, MODEL)
+    body = {
+        "prompt": "a large red circle",
+        "batch_size": 1,
+        "width": 512,
+        "height": 512,
+        "steps": 50,
+        "negative_prompt": "",
+    }
+    reply = posted(client, "/sdapi/v1/txt2img", body)
+    assert image_of(reply["images"][0]).size == (512, 512)
+    assert isinstance(json.loads(reply["info"]), dict)
+
+
 # n8n.
+
+
+def test_n8n_analyses_an_image(client: httpx2.Client):
+    """Always by responses, whatever the credentials' address."""
+    content = [
+        {"type": "input_text", "text": "What color is the circle?"},
+        {"type": "input_image", "detail": "auto", "image_url": circle_url()},
+    ]
+    body = {
+        "model": MODEL,
+        "input": [{"role": "user", "content": content}],
+        "max_output_tokens": 300,
+    }
+    reply = posted(client, RESPONSES, body)
+    (message,) = [item for item in reply["output"] if item["type"] == "message"]
+    assert "red" in message["content"][0]["text"]
+
+
+def test_n8n_chats_by_responses(client: httpx2.Client):
+    """The default of its chat model."""
+    body = {
+        "model": MODEL,
+        "input": [{"type": "message", "role": "user", "content": "What is a circle?"}],
+        "stream": True,
+        "store": False,
+        "parallel_tool_calls": True,
+        "text": {"format": {"type": "text"}},
+    }
+    events = streamed(client, RESPONSES, body)
+    assert events[0]["type"] == "response.created"
+    assert events[-1]["type"] == "response.completed"
 
 
 def test_n8n_draws(client: httpx2.Client):
@@ -184,6 +235,46 @@ def test_sillytavern_captions(client: httpx2.Client):
         "max_tokens": 300,
     }
     assert "circle" in posted(client, CHAT, body)["choices"][0]["message"]["content"]
+
+
+def test_sillytavern_draws(client: httpx2.Client):
+    """What it asks when it connects, the whole form it sends, and how it looks after a drawing."""
+    key = {"authorization": f"Basic {base64.b64encode(b'user:password').decode()}"}
+    for name in ("options", "samplers", "schedulers", "sd-models", "upscalers"):
+        reply = client.get(f"/sdapi/v1/{name}", headers=key)
+        assert reply.status_code == 200, name
+        assert reply.json(), name
+    for name in ("sd-vae", "latent-upscale-modes"):
+        assert client.get(f"/sdapi/v1/{name}", headers=key).json() == []
+    body = {
+        "prompt": "best quality, a large red circle",
+        "negative_prompt": "lowres, blurry",
+        "sampler_name": "Euler a",
+        "scheduler": "Automatic",
+        "steps": 20,
+        "cfg_scale": 7,
+        "width": 512,
+        "height": 768,
+        "seed": -1,
+        "restore_faces": False,
+        "enable_hr": False,
+        "hr_upscaler": "Latent",
+        "hr_scale": 2,
+        "hr_second_pass_steps": 0,
+        "denoising_strength": 0.7,
+        "override_settings": {"CLIP_stop_at_last_layers": 1},
+        "override_settings_restore_afterwards": True,
+        "clip_skip": 1,
+        "save_images": True,
+        "send_images": True,
+        "do_not_save_grid": False,
+        "do_not_save_samples": False,
+    }
+    reply = posted(client, "/sdapi/v1/txt2img", body, **key)
+    assert image_of(reply["images"][0]).size == (512, 768)
+    assert json.loads(reply["info"])["seed"] >= 0
+    assert "progress" in client.get("/sdapi/v1/progress", headers=key).json()
+    assert client.post("/sdapi/v1/interrupt", headers=key, json={}).status_code == 200
 
 
 # Frigate.

@@ -12,7 +12,7 @@ from tests.server.conftest import data_url
 from tests.server.picture_host import PictureHost, endless, redirect, reply
 from tests.serving import ServerInThread
 
-CHAT = "/v1/chat/completions"
+CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 
 
 def picture() -> Image.Image:
@@ -54,6 +54,12 @@ def ask(client: httpx2.Client, *urls: str) -> httpx2.Response:
     return client.post(CHAT, json={"messages": messages, "max_tokens": 4})
 
 
+def respond(client: httpx2.Client, url: str) -> httpx2.Response:
+    parts = [{"type": "input_image", "image_url": url}, {"type": "input_text", "text": "what"}]
+    body = {"input": [{"role": "user", "content": parts}], "max_output_tokens": 4}
+    return client.post(RESPONSES, json=body)
+
+
 def test_an_address_is_as_good_as_the_data(fetching: httpx2.Client, host: PictureHost):
     address = f"http://127.0.0.1:{host.port}/cat.png"
     fetched, sent = ask(fetching, address), ask(fetching, data_url(picture()))
@@ -62,6 +68,11 @@ def test_an_address_is_as_good_as_the_data(fetching: httpx2.Client, host: Pictur
     assert fetched.json()["usage"]["prompt_tokens"] == sent.json()["usage"]["prompt_tokens"]
     mixed = ask(fetching, address, data_url(picture()), address)
     assert mixed.status_code == 200, mixed.text
+
+
+def test_responses_fetch_too(fetching: httpx2.Client, host: PictureHost):
+    reply = respond(fetching, f"http://127.0.0.1:{host.port}/cat.png")
+    assert reply.status_code == 200, reply.text
 
 
 @pytest.mark.parametrize(
@@ -99,9 +110,10 @@ def test_fetches_are_counted(fetching: httpx2.Client, host: PictureHost):
     assert 'outcome="ok"' in metrics
 
 
-def test_nothing_is_fetched_unless_enabled(client: httpx2.Client, host: PictureHost):
+@pytest.mark.parametrize("ask_about", [lambda *given: ask(*given), respond])
+def test_nothing_is_fetched_unless_enabled(client: httpx2.Client, host: PictureHost, ask_about):
     num_connections = host.num_connections
-    reply = ask(client, f"http://127.0.0.1:{host.port}/cat.png")
+    reply = ask_about(client, f"http://127.0.0.1:{host.port}/cat.png")
     assert reply.status_code == 400
     assert reply.json()["error"]["code"] == "invalid_image_url"
     assert host.num_connections == num_connections
