@@ -25,6 +25,12 @@ from janus_core.models.backbone import Backbone
 from janus_core.models.heads import Aligner, GenerationHead
 from janus_core.models.inputs import BatchInputs
 from janus_core.models.kv_pool import KvPool
+from janus_core.models.picture_decoder import (
+    cpu_capabilities,
+    decode_latents,
+    fast_decoder_dtype,
+    hasten_decoder,
+)
 from janus_core.ops.formats import PLAIN, Formats
 from janus_core.ops.linear import can_pack, convert_linears, pack_linears
 
@@ -88,6 +94,7 @@ class JanusModel(nn.Module):
                 part = nn.ModuleDict({name: getattr(self, name)})
                 convert_linears(part, format=formats.weights, native=formats.native)
                 setattr(self, name, part[name])
+            hasten_decoder(self.vqmodel, dtype=fast_decoder_dtype(cpu_capabilities()))
         if can_pack(device=self.device, dtype=self.dtype):
             pack_linears(self)
 
@@ -150,9 +157,8 @@ class JanusModel(nn.Module):
         # the edge of truncation could differ from the original's.
         latents_BSE = F.embedding(codes_BS.to(self.device), vq.quantize.embedding.weight)
         latents_BHWE = latents_BSE.view(len(codes_BS), grid, grid, -1)
-        latents_BEHW = latents_BHWE.permute(0, 3, 1, 2).contiguous()
-        pixels_BCHW: torch.Tensor = vq.decoder(vq.post_quant_conv(latents_BEHW))
-        levels = ((pixels_BCHW.float() + 1) / 2 * 255).clamp(0, 255)
+        pixels_BCHW = decode_latents(vq, latents_BHWE.permute(0, 3, 1, 2).contiguous())
+        levels = ((pixels_BCHW + 1) / 2 * 255).clamp(0, 255)
         return levels.permute(0, 2, 3, 1).to(torch.uint8).contiguous()
 
     @torch.inference_mode()
