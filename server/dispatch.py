@@ -25,7 +25,7 @@ from janus_core.engine.events import (
 )
 from janus_core.engine.request import Request, TextRequest
 from janus_core.engine.service import EngineService
-from janus_core.errors import EngineDeadError, JanusError, StepError
+from janus_core.errors import EngineDeadError, JanusError, ParameterError, StepError
 from janus_core.pipeline import Pipeline
 from server.metrics import Metrics
 from server.record import RequestRecord, Task
@@ -56,6 +56,7 @@ class Dispatcher:
         self.service: EngineService = pipeline.new_service(self._sink)
         self.draining = False
         self._max_step_s = max_step_s
+        self._max_waiting = pipeline.settings.max_waiting
         self._watching: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -104,6 +105,13 @@ class Dispatcher:
 
     def submit(self, requests: Sequence[Request], *, record: RequestRecord) -> "RequestHandle":
         """Submit all of `requests` or, if one is refused, none: the error is raised here."""
+        if len(requests) > self._max_waiting:
+            # Not a matter of load: so many never find room in the queue.
+            raise ParameterError(
+                f"n is {len(requests)}, but at most {self._max_waiting} requests may wait on this "
+                "server.",
+                param="n",
+            )
         handle = RequestHandle(self, requests, record=record)
         for request in requests:
             self._handles[request.id] = handle

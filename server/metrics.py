@@ -103,11 +103,15 @@ ENGINE_GAUGES = {
     "num_requests_running": "Requests that have slots, or a picture to render.",
     "num_requests_waiting": "Requests in the queue.",
     "kv_cache_usage_perc": "Share of the KV pool in use; 1 is full.",
+    "image_queue_wait_seconds": "Estimated wait of a picture asked for now until it starts.",
+    "image_eta_seconds": "Estimated time until a picture asked for now is done.",
 }
 ENGINE_COUNTERS = {
     "num_preemptions": "Text requests set back for want of room.",
     "prefix_cache_queries": "Prompt tokens looked up in the prefix cache.",
     "prefix_cache_hits": "Prompt tokens found there.",
+    "text_compute_seconds": "Modelled time of steps that text took.",
+    "image_compute_seconds": "Modelled time of steps that pictures added.",
 }
 INFO = "build_info"
 INFO_LABELS = ("version", "device", "dtype", "attention_backend")
@@ -238,9 +242,13 @@ class _EngineCollector(Collector):
             "num_requests_running": stats.num_running + stats.num_rendering,
             "num_requests_waiting": stats.num_waiting,
             "kv_cache_usage_perc": stats.kv_usage,
+            "image_queue_wait_seconds": stats.image_wait_s,
+            "image_eta_seconds": stats.image_eta_s,
             "num_preemptions": stats.num_set_backs,
             "prefix_cache_queries": stats.prefix_queries,
             "prefix_cache_hits": stats.prefix_hits,
+            "text_compute_seconds": stats.text_s,
+            "image_compute_seconds": stats.image_s,
         }
         for name, text in ENGINE_GAUGES.items():
             gauge = GaugeMetricFamily(PREFIX + name, text, labels=MODEL)

@@ -6,6 +6,7 @@ and when none is live no slot is in use.
 """
 
 import logging
+import math
 import time
 from collections.abc import Callable
 
@@ -13,22 +14,20 @@ import torch
 
 from janus_core.engine.admission import Bounds
 from janus_core.engine.events import (
-    CodeLogprob,
     Event,
     Failed,
-    Finished,
     FinishReason,
     ImageProgress,
-    Pixels,
     Preview,
     Started,
 )
 from janus_core.engine.execution import Executor
+from janus_core.engine.forecast import Estimate, Horizon, Outlook
 from janus_core.engine.graph_choice import new_step_graphs
 from janus_core.engine.pace import Pace
 from janus_core.engine.plan import StepPlan
 from janus_core.engine.render import Rendered, RenderJob, new_renderer
-from janus_core.engine.report import timings_of, usage_of
+from janus_core.engine.report import finished_of, summary_of
 from janus_core.engine.request import ImageInput, ImageRequest, Request, TextRequest
 from janus_core.engine.runner import Runner, Sample
 from janus_core.engine.scheduler import Scheduler
@@ -75,6 +74,7 @@ class Engine:
         self._vision_cache = VisionCache(settings.vision_cache_bytes)
         self._step_model = StepModel()
         self._pace = Pace(settings, self._step_model, num_codes=config.vq.num_codes)
+        self._horizon = Horizon(self._pace, self._step_model, num_codes=config.vq.num_codes)
         self._scheduler = Scheduler(
             settings, self._pool, is_embedded=self._is_embedded, pace=self._pace
         )
@@ -180,10 +180,27 @@ class Engine:
             samples = self._run(plan)
             self._commit(plan, samples)
         self._collect_rendered()
+        num_images = self._scheduler.num_images + len(self._rendering)
+        self._horizon.look(self._outlook, num_images=num_images)
         return self._take_events()
+
+    def estimate(self, request: Request | str) -> Estimate | None:
+        """When a picture will be there: one that is being drawn or waits (by its id), or one that
+        came now. None for text, for ids not live, and before any step was measured. Thread-safe."""
+        if isinstance(request, str):
+            return self._horizon.of(request)
+        if isinstance(request, TextRequest):
+            return None
+        num_rows = 1 if request.uncond_token_ids is None else 2
+        return self._horizon.of_more(1, num_rows=num_rows, num_prompt=len(request.token_ids))
+
+    def _outlook(self, time_s: float) -> Outlook:
+        num_codes, num_rendering = self._config.vq.num_codes, len(self._rendering)
+        return self._scheduler.outlook(time_s, num_codes=num_codes, num_rendering=num_rendering)
 
     def stats(self) -> EngineStats:
         """The numbers of this moment. Thread-safe, if not from one instant."""
+        image = self._horizon.of_more(1)
         pool, scheduler, vision = self._pool, self._scheduler, self._vision_cache
         return EngineStats(
             num_running=scheduler.num_running,
@@ -201,6 +218,10 @@ class Engine:
             num_set_backs=scheduler.num_set_backs,
             num_failed_steps=self._executor.num_failed_steps,
             num_dropped_previews=self._num_dropped_previews,
+            image_wait_s=math.nan if image is None else image.wait_s,
+            image_eta_s=math.nan if image is None else image.remaining_s,
+            text_s=self._pace.text_seconds,
+            image_s=self._pace.image_seconds,
         )
 
     def check_integrity(self) -> None:
@@ -274,7 +295,10 @@ class Engine:
         num_codes = state.num_output
         previews = [i for i, at in enumerate(request.preview_at) if num_before < at <= num_codes]
         if request.progress and num_codes // vq.grid > num_before // vq.grid:
-            self._events.append(ImageProgress(state.id, num_codes, vq.num_codes))
+            estimate = self._horizon.of(state.id)
+            remaining_s = None if estimate is None else estimate.remaining_s
+            progress = ImageProgress(state.id, num_codes, vq.num_codes, remaining_s)
+            self._events.append(progress)
         if num_codes == vq.num_codes:
             # The slots are free before the pixels exist.
             self._scheduler.remove(state, keep_prefix=True)
@@ -312,36 +336,11 @@ class Engine:
     ) -> None:
         """Emit the terminal event of a request that ended well, and forget it."""
         self._forget(state, keep_prefix=True)
-        pixels: Pixels | None = None
-        codes: tuple[int, ...] = ()
-        code_logprobs: tuple[CodeLogprob | None, ...] = ()
-        vq_decode_s = 0.0
         if rendered is not None:
-            pixels, codes = rendered.pixels, rendered.job.codes
-            vq_decode_s = rendered.duration_s
-            if state.code_logprobs:
-                code_logprobs = tuple(map(state.code_logprobs.get, range(len(codes))))
-        finished = Finished(
-            state.id,
-            reason,
-            usage_of(state),
-            timings_of(state, vq_decode_s=vq_decode_s),
-            pixels,
-            codes,
-            code_logprobs,
-        )
+            self._horizon.rendered(rendered.duration_s)
+        finished = finished_of(state, reason, rendered)
         self._events.append(finished)
-        timings = finished.timings
-        logger.info(
-            "request %s kind=%s reason=%s output_tokens=%d queue_s=%.3f first_s=%.3f total_s=%.3f",
-            state.id,
-            "image" if state.is_image else "text",
-            reason,
-            state.num_output,
-            timings.queue_s,
-            timings.first_s,
-            timings.total_s,
-        )
+        logger.info("%s", summary_of(state, finished))
 
     def _fail(self, state: RequestState, error: JanusError) -> None:
         """Emit the terminal event of a request that did not end well; what it computed is not

@@ -92,11 +92,13 @@ class TextDelta:
 
 @dataclass(frozen=True, slots=True)
 class ImageProgress:
-    """`num_codes` of `total_codes` are drawn."""
+    """`num_codes` of `total_codes` are drawn; `remaining_s` is the estimated time until the picture
+    is there, None before any step was measured."""
 
     request_id: str
     num_codes: int
     total_codes: int
+    remaining_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,11 @@ class Kind:
             return True
         return self._fits_share(num_sequences, num_positions)
 
+    def capacity(self, num_sequences: int, num_positions: int) -> int:
+        """How many requests of so many sequences, each of so many positions, the share holds."""
+        by_rows = self._max_sequences // num_sequences
+        return max(1, min(by_rows, self._max_positions // (num_sequences * num_positions)))
+
     def is_in_debt(self) -> bool:
         """Whether more than the own share is taken, by more than one request."""
         return len(self.running) > 1 and not self._fits_share(0, 0)

@@ -105,6 +105,22 @@ class Pace:
             return self._settings.max_sequences
         return max(1, min(self._settings.max_sequences, int((limit_s - least_s) / each_s)))
 
+    def allows(self, answers: StepLoad, whole: StepLoad) -> bool:
+        """Whether the pictures in `whole` may go on beside `answers` in every step."""
+        return not answers.rows or self.fits(whole, self._slowed_s(answers))
+
+    def drawing_step_s(self, answers: StepLoad, whole: StepLoad) -> float:
+        """Mean time between two codes of the pictures in `whole`: the duration of a step, or of
+        as many as pass until they get their share."""
+        whole_s = self._model.step_s(whole)
+        if self.allows(answers, whole):
+            return whole_s
+        share = self._settings.image_share
+        text_s = self._model.step_s(answers)
+        if share <= 0.0:
+            return whole_s
+        return max(whole_s, min((whole_s - text_s) / share, whole_s + text_s / share))
+
     def _image_time_s(self, num_images: int, pair: int, context: int) -> float:
         rows = num_images * pair
         return self._num_codes * self._model.step_s(StepLoad(rows=rows, context=rows * context))

@@ -5,9 +5,52 @@ Owns nothing; knows the state of a request. Invariant: durations are never negat
 
 import time
 
-from janus_core.engine.events import Timings, Usage
+from janus_core.engine.events import (
+    CodeLogprob,
+    Finished,
+    FinishReason,
+    Pixels,
+    Timings,
+    Usage,
+)
+from janus_core.engine.render import Rendered
 from janus_core.engine.request import TextRequest
 from janus_core.engine.sequence import RequestState
+
+
+def finished_of(
+    state: RequestState, reason: FinishReason, rendered: Rendered | None = None
+) -> Finished:
+    """The terminal event of a request that ended well; `rendered` belongs to a finished picture."""
+    pixels: Pixels | None = None
+    codes: tuple[int, ...] = ()
+    code_logprobs: tuple[CodeLogprob | None, ...] = ()
+    vq_decode_s = 0.0
+    if rendered is not None:
+        pixels, codes = rendered.pixels, rendered.job.codes
+        vq_decode_s = rendered.duration_s
+        if state.code_logprobs:
+            code_logprobs = tuple(map(state.code_logprobs.get, range(len(codes))))
+    return Finished(
+        state.id,
+        reason,
+        usage_of(state),
+        timings_of(state, vq_decode_s=vq_decode_s),
+        pixels,
+        codes,
+        code_logprobs,
+    )
+
+
+def summary_of(state: RequestState, finished: Finished) -> str:
+    """One line for the log; nothing of what was said."""
+    timings = finished.timings
+    return (
+        f"request {state.id} kind={'image' if state.is_image else 'text'} "
+        f"reason={finished.reason} output_tokens={state.num_output} "
+        f"queue_s={timings.queue_s:.3f} first_s={timings.first_s:.3f} "
+        f"total_s={timings.total_s:.3f}"
+    )
 
 
 def usage_of(state: RequestState) -> Usage:

@@ -13,13 +13,14 @@ them. A picture that must wait keeps its slots and what they hold.
 from collections.abc import Callable, Iterable, Iterator
 from operator import attrgetter
 
+from janus_core.engine.forecast import Drawing, Outlook
 from janus_core.engine.kinds import LOOK_AHEAD, Kind, plan_image_prefill
 from janus_core.engine.pace import Pace
 from janus_core.engine.plan import Chunk, Encode, StepPlan, decode_load
 from janus_core.engine.request import ImageInput, TextRequest
 from janus_core.engine.sequence import RequestState
 from janus_core.engine.settings import EngineSettings
-from janus_core.engine.slots import BLOCK_TOKENS, Copy, Prefix, SlotPool
+from janus_core.engine.slots import BLOCK_TOKENS, Copy, Prefix, SlotPool, round_up
 from janus_core.engine.step_model import StepLoad
 
 
@@ -59,6 +60,17 @@ class Scheduler:
     @property
     def num_running(self) -> int:
         return len(self._texts.running) + len(self._images.running)
+
+    @property
+    def num_images(self) -> int:
+        """Pictures that are not drawn."""
+        return len(self._images.waiting) + len(self._images.running)
+
+    @property
+    def answers_load(self) -> StepLoad:
+        """What the next token of every answer costs."""
+        answers = [decode_load(state) for state in self._texts.running if state.is_decoding]
+        return sum(answers, start=StepLoad())
 
     @property
     def has_work(self) -> bool:
@@ -121,6 +133,34 @@ class Scheduler:
         """How many pictures such as this one the pace allows at once."""
         context = (like.num_prompt + like.max_positions) // 2
         return self._pace.max_images(pair=len(like.sequences), context=context)
+
+    def outlook(self, time_s: float, *, num_codes: int, num_rendering: int) -> Outlook:
+        """The pictures that are not done, in the order in which they are taken."""
+        drawings = [
+            Drawing(
+                state.id,
+                num_rows=len(state.sequences),
+                num_left=num_codes - state.num_output,
+                num_prompt=0 if state.is_decoding else state.sequences[0].num_pending,
+                context=state.sequences[0].num_computed,
+            )
+            for state in (*self._images.running, *self._images.waiting)
+        ]
+        first = next((s for s in (*self._images.running, *self._images.waiting)), None)
+        return Outlook(
+            time_s=time_s,
+            answers=self.answers_load,
+            drawings=tuple(drawings),
+            num_running=len(self._images.running),
+            num_at_once=1 if first is None else self._images_at_once(first),
+            num_rendering=num_rendering,
+        )
+
+    def _images_at_once(self, like: RequestState) -> int:
+        """How many pictures such as this one may run, by the pace and by room."""
+        positions = round_up(like.max_positions)
+        by_room = self._images.capacity(len(like.sequences), positions)
+        return min(by_room, self.max_images(like))
 
     # ---- growth and set-back --------------------------------------------------------------------
 

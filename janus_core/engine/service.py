@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from janus_core.engine.engine import Engine
 from janus_core.engine.events import Event, Failed, Finished
+from janus_core.engine.forecast import Estimate
 from janus_core.engine.request import Request
 from janus_core.engine.stats import EngineStats
 from janus_core.errors import DrainingError, EngineDeadError, QueueFullError
@@ -119,6 +120,11 @@ class EngineService:
     def stats(self) -> EngineStats:
         """The engine's numbers of this moment."""
         return self._engine.stats()
+
+    def estimate(self, request: Request | str) -> Estimate | None:
+        """When a picture will be there: one that is live (by its id) or one submitted now. None for
+        text, for unknown ids, and before the first step was measured."""
+        return self._engine.estimate(request)
 
     # ---- the engine's thread --------------------------------------------------------------------
 

@@ -9,6 +9,10 @@ class EngineStats:
     """`num_waiting` and `num_running` are requests, `num_rendering` pictures whose codes are all
     drawn.
 
+    `image_wait_s` and `image_eta_s` tell a picture that came now how
+    long it would wait for its start and for its pixels; NaN before any step was measured.
+    `text_s` and `image_s` are the modelled seconds given to either kind.
+
     `kv_usage` and `kv_cached` are the fractions of the pool in use and held by cached prefixes. The
     others count since the start: prefix numbers in tokens, vision numbers in images.
     """
@@ -28,3 +32,7 @@ class EngineStats:
     num_set_backs: int
     num_failed_steps: int
     num_dropped_previews: int
+    image_wait_s: float
+    image_eta_s: float
+    text_s: float
+    image_s: float

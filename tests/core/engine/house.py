@@ -1,5 +1,6 @@
 """A scheduler with the runner's part played by hand: milliseconds, no tensors."""
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -75,13 +76,14 @@ class House:
         self.settings = EngineSettings(kv_positions=kv_positions, **fields)
         self.model = StepModel()
         self.step_s = step_s
+        self.pace = Pace(self.settings, self.model, num_codes=NUM_CODES)
         self.pool = SlotPool(kv_positions, prefix_cache=self.settings.prefix_cache)
         self.embedded: set[tuple[str, bytes]] = set()
         self.scheduler = Scheduler(
             self.settings,
             self.pool,
             is_embedded=lambda t, image: (t, image.digest) in self.embedded,
-            pace=Pace(self.settings, self.model, num_codes=NUM_CODES),
+            pace=self.pace,
         )
         self.states: dict[str, RequestState] = {}
         self.started_at: dict[str, int] = {}
@@ -160,6 +162,36 @@ class House:
             each()
             assert self.num_steps < max_steps, "the requests do not come to an end"
         assert self.pool.num_used == 0
+
+
+PROMISES = {"chat_slowdown": 1.75, "token_time_s": 0.0, "image_time_s": math.inf}
+
+
+def cpu(load: StepLoad) -> float:
+    """A 1B model on a small CPU: 55 ms a step, 8 a row, 10 a prompt token, 10 us a position."""
+    step_s = 0.055 + 0.008 * load.rows + 0.010 * load.prefill_tokens + 1e-5 * load.context
+    return step_s + 1.6 * load.tower_runs
+
+
+class Clock(House):
+    """Notes when answers went on, in played seconds."""
+
+    def __init__(self, step_s: Callable[[StepLoad], float], **fields) -> None:
+        super().__init__(
+            step_s=step_s, **{"step_token_budget": 256, "max_sequences": 32, **PROMISES, **fields}
+        )
+        self.now_s = 0.0
+        self.times: dict[str, list[float]] = {}
+
+    def tick(self) -> None:
+        plan = self.step()
+        self.now_s += self.step_s(plan.load)
+        for state in plan.sampling:
+            self.times.setdefault(state.id, []).append(self.now_s)
+
+    def gaps_s(self, name: str, *, since_s: float = 0.0) -> list[float]:
+        times = [time_s for time_s in self.times[name] if time_s >= since_s]
+        return [after - before for before, after in itertools.pairwise(times)]
 
 
 def text(request_id: str, num_prompt: int = 10, *, max_tokens: int = 4, first: int = 10, **fields):

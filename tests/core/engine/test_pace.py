@@ -1,6 +1,5 @@
 """Answers, prompts and pictures share the time of steps: promises, shares, and nobody starves."""
 
-import itertools
 import math
 import statistics
 from collections.abc import Callable
@@ -13,15 +12,7 @@ from janus_core.engine import pace
 from janus_core.engine.settings import EngineSettings
 from janus_core.engine.step_model import MAX_KINDS, StepLoad, StepModel
 from janus_core.errors import ParameterError
-from tests.core.engine.house import NUM_CODES, House, image, text
-
-PROMISES = {"chat_slowdown": 1.75, "token_time_s": 0.0, "image_time_s": math.inf}
-
-
-def cpu(load: StepLoad) -> float:
-    """A 1B model on a small CPU: 55 ms a step, 8 a row, 10 a prompt token, 10 us a position."""
-    step_s = 0.055 + 0.008 * load.rows + 0.010 * load.prefill_tokens + 1e-5 * load.context
-    return step_s + 1.6 * load.tower_runs
+from tests.core.engine.house import NUM_CODES, Clock, cpu, image, text
 
 
 def gpu(load: StepLoad) -> float:
@@ -33,27 +24,6 @@ def gpu(load: StepLoad) -> float:
 def dear_rows(load: StepLoad) -> float:
     """A row costs as much as a step: beside an answer no picture ever fits a limit of 1.75."""
     return 0.01 + 0.01 * load.rows + 0.01 * load.prefill_tokens
-
-
-class Clock(House):
-    """Notes when answers went on, in played seconds."""
-
-    def __init__(self, step_s: Callable[[StepLoad], float], **fields) -> None:
-        super().__init__(
-            step_s=step_s, **{"step_token_budget": 256, "max_sequences": 32, **PROMISES, **fields}
-        )
-        self.now_s = 0.0
-        self.times: dict[str, list[float]] = {}
-
-    def tick(self) -> None:
-        plan = self.step()
-        self.now_s += self.step_s(plan.load)
-        for state in plan.sampling:
-            self.times.setdefault(state.id, []).append(self.now_s)
-
-    def gaps_s(self, name: str, *, since_s: float = 0.0) -> list[float]:
-        times = [time_s for time_s in self.times[name] if time_s >= since_s]
-        return [after - before for before, after in itertools.pairwise(times)]
 
 
 def talk(house: Clock, *, pictures: int) -> list[float]:

@@ -1,0 +1,114 @@
+"""When pictures will be done: estimates against what then happens, on a played clock."""
+
+import pytest
+
+from janus_core.engine.forecast import Horizon, Outlook, forecast
+from janus_core.engine.request import SamplingParams
+from janus_core.engine.step_model import StepLoad
+from tests.core.engine.house import NUM_CODES, Clock, cpu, image, text
+from tests.core.engine.support import ImageProgress, Requests, run
+
+
+def taught(house: Clock) -> Clock:
+    """The clock after enough work of all kinds that its durations are known."""
+    house.add(text("w", 20, max_tokens=30, first=300), image("v", 12, first=400))
+    house.add(*[image(f"u{n}", 12, first=500 + 20 * n) for n in range(4)])
+    while house.scheduler.has_work:
+        house.tick()
+    return house
+
+
+def outlook(house: Clock) -> Outlook:
+    return house.scheduler.outlook(house.now_s, num_codes=NUM_CODES, num_rendering=0)
+
+
+@pytest.mark.parametrize("num_pictures", [1, 3, 12])
+def test_pictures_are_done_when_it_was_said(num_pictures: int) -> None:
+    house = taught(Clock(cpu, max_images=4))
+    house.add(*[image(f"i{n}", 12, first=100 + 15 * n) for n in range(num_pictures)])
+    for _ in range(3):
+        house.tick()
+    estimates = forecast(outlook(house), house.pace, house.model)
+    said_s = {name: house.now_s + each.remaining_s for name, each in estimates.items()}
+    now_s = house.now_s
+    assert [estimates[f"i{n}"].position for n in range(num_pictures)] == [
+        max(0, n - 4) for n in range(num_pictures)
+    ]
+    while house.scheduler.has_work:
+        house.tick()
+    for name, said in said_s.items():
+        done_s = house.times[name][-1]
+        assert said - now_s == pytest.approx(done_s - now_s, rel=0.1)
+
+
+def test_answers_and_pixels_count() -> None:
+    house = taught(Clock(cpu))
+    house.add(text("t", 10, max_tokens=300), image("i", 12, first=100))
+    for _ in range(3):
+        house.tick()
+    seen = outlook(house)
+    (busy,) = forecast(seen, house.pace, house.model).values()
+    left = NUM_CODES - house.states["i"].num_output
+    step_s = cpu(StepLoad(rows=3, context=70))
+    assert busy.remaining_s == pytest.approx(left * step_s, rel=0.05)
+    rendering = Outlook(
+        answers=seen.answers, drawings=seen.drawings, num_running=1, num_rendering=2, render_s=9.0
+    )
+    (later,) = forecast(rendering, house.pace, house.model).values()
+    assert later.remaining_s == pytest.approx(27.0, rel=0.01)
+
+
+def test_pictures_that_answers_hold_back_take_longer() -> None:
+    """Beside answers only so many go on in a step, so the others are said to come later."""
+    house = taught(Clock(cpu, chat_slowdown=1.3))
+    house.add(text("t", 5, max_tokens=400))
+    house.add(*[image(f"i{n}", 12, first=100) for n in range(4)])
+    for _ in range(12):
+        house.tick()
+    estimates = forecast(outlook(house), house.pace, house.model)
+    now_s = house.now_s
+    while any(f"i{n}" not in house.ended_at for n in range(4)):
+        house.tick()
+    for name, estimate in estimates.items():
+        done_s = house.times[name][-1] - now_s
+        assert estimate.remaining_s == pytest.approx(done_s, rel=0.3)
+
+
+def test_nothing_is_said_before_anything_was_measured() -> None:
+    house = Clock(cpu)
+    horizon = Horizon(house.pace, house.model, num_codes=NUM_CODES)
+    assert horizon.of_more(1) is None
+    assert horizon.of("i") is None
+    taught(house)
+    estimate = horizon.of_more(1)
+    step_s = cpu(StepLoad(rows=2, context=16))
+    assert estimate.remaining_s == pytest.approx(NUM_CODES * step_s, rel=0.05)
+    assert estimate.wait_s == 0.0
+
+
+def test_a_picture_behind_others_waits_for_a_place() -> None:
+    house = taught(Clock(cpu, max_images=1))
+    horizon = Horizon(house.pace, house.model, num_codes=NUM_CODES)
+    house.add(image("a", 12), image("b", 12))
+    house.tick()
+    horizon.look(lambda _: outlook(house), num_images=2)
+    first, second, third = horizon.of("a"), horizon.of("b"), horizon.of_more(1)
+    assert (first.position, second.position, third.position) == (0, 0, 1)
+    assert first.wait_s == 0.0
+
+
+def test_progress_says_what_remains(requests_for: Requests) -> None:
+    engine = requests_for.engine()
+    run(engine, requests_for.image("warm"))
+    wanted = requests_for.image("i", progress=True, sampling=SamplingParams(seed=1))
+    log = run(engine, wanted)
+    remaining = [event.remaining_s for event in log["i"].of_type(ImageProgress)]
+    assert remaining
+    assert all(value is not None and 0.0 <= value < 60.0 for value in remaining)
+    assert engine.estimate("i") is None
+    assert engine.estimate(requests_for.text("t")) is None
+    assert engine.estimate(wanted).remaining_s > 0.0
+    stats = engine.stats()
+    assert 0.0 < stats.image_eta_s < 60.0
+    assert stats.image_wait_s == 0.0
+    assert stats.image_s > 0.0
