@@ -5,7 +5,9 @@ picture; knows no prompt format. Invariant: every part keeps the field it came i
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+from janus_core.engine.request import Constraint
 from janus_core.errors import ParameterError
 from janus_core.pipeline import TextOptions
 from server.conversation import ROLES, ImageSource, Turn, check_num_images
@@ -15,6 +17,7 @@ from server.schemas.images import ImageGenerationRequest
 from server.schemas.messages import ChatMessage, ContentPart
 from server.schemas.sampling import TextSampling
 from server.settings import Settings
+from server.structured import chat_constraint
 
 MAX_ID_DIGITS = 10
 _DRAWING_FIELDS = (
@@ -40,27 +43,30 @@ def turns_of(body: ChatRequest, settings: Settings) -> list[Turn]:
 
 def text_options(body: ChatRequest) -> TextOptions:
     """What the client chose about an answer in text."""
-    return sampling_options(
+    options = sampling_options(
         body,
-        n=body.n or 1,
         max_tokens=body.token_limit,
         logprobs=(body.top_logprobs or 0) if body.logprobs else None,
+        constraint=chat_constraint(body),
+    )
+    return replace(
+        options,
+        n=body.n or 1,
         continue_final=bool(body.continue_final_message),
+        add_generation_prompt=body.add_generation_prompt is not False,
     )
 
 
 def sampling_options(
     body: TextSampling,
     *,
-    n: int = 1,
     max_tokens: int | None = None,
     logprobs: int | None = None,
-    continue_final: bool = False,
+    constraint: Constraint | None = None,
 ) -> TextOptions:
     """The sampling fields all endpoints share, and what each says in its own way. A null is a
     default, as OpenAI has it."""
     return TextOptions(
-        n=n,
         seed=body.seed,
         max_tokens=max_tokens,
         min_tokens=body.min_tokens or 0,
@@ -77,7 +83,8 @@ def sampling_options(
         include_stop=bool(body.include_stop_str_in_output),
         ignore_eos=bool(body.ignore_eos),
         logprobs=logprobs,
-        continue_final=continue_final,
+        constraint=constraint,
+        bad_words=tuple(body.bad_words or ()),
     )
 
 

@@ -14,6 +14,7 @@ from server.errors import unsupported
 from server.schemas.images import ImageGenerationRequest
 from server.schemas.responses import BARE, InputItem, ResponsesRequest
 from server.settings import Settings
+from server.structured import text_constraint
 
 _SKIPPED = ("reasoning", "function_call")
 """Items that say nothing to a model without tools and reasoning; results of tools do."""
@@ -38,7 +39,12 @@ def turns_of(body: ResponsesRequest, settings: Settings) -> list[Turn]:
 
 def text_options(body: ResponsesRequest) -> TextOptions:
     """What the client chose about an answer in text."""
-    return sampling_options(body, max_tokens=body.token_limit, logprobs=body.logprobs)
+    return sampling_options(
+        body,
+        max_tokens=body.token_limit,
+        logprobs=body.logprobs,
+        constraint=text_constraint(body.text.format if body.text else None),
+    )
 
 
 def drawing_body(body: ResponsesRequest) -> ImageGenerationRequest:

@@ -15,18 +15,19 @@ from server.schemas.common import Bool, Int
 from server.schemas.images import MAX_PROMPT_CHARS, Guidance, OutputFormat
 from server.schemas.messages import MAX_MESSAGES, ChatMessage
 from server.schemas.sampling import TextSampling, TokenLimit, TopLogprobs
+from server.schemas.structured import (
+    Choices,
+    JsonSchema,
+    ResponseFormat,
+    Source,
+    StructuredOutputs,
+)
 
 
 class StreamOptions(BaseModel):
     """`include_usage` adds a last chunk with the token counts."""
 
     include_usage: Bool | None = None
-
-
-class ResponseFormat(BaseModel):
-    """Only `text` can be honoured so far."""
-
-    type: str
 
 
 class ChatRequest(TextSampling):
@@ -48,11 +49,6 @@ class ChatRequest(TextSampling):
         "audio": (),
         "best_of": (1,),
         "use_beam_search": (False,),
-        "structured_outputs": (),
-        "guided_json": (),
-        "guided_regex": (),
-        "guided_choice": (),
-        "guided_grammar": (),
         "prompt_logprobs": (0, False),
         "chat_template": (),
         "chat_template_kwargs": ({},),
@@ -68,6 +64,15 @@ class ChatRequest(TextSampling):
     stream: Bool | None = None
     stream_options: StreamOptions | None = None
     response_format: ResponseFormat | None = None
+    # vLLM's and SGLang's names for more of the same.
+    structured_outputs: StructuredOutputs | None = None
+    guided_json: JsonSchema | None = None
+    guided_regex: Source | None = None
+    guided_choice: Choices | None = None
+    guided_grammar: Source | None = None
+    json_schema: JsonSchema | None = None
+    regex: Source | None = None
+    ebnf: Source | None = None
     # vLLM's names.
     add_generation_prompt: Bool | None = None
     continue_final_message: Bool | None = None
@@ -86,10 +91,8 @@ class ChatRequest(TextSampling):
     output_format: OutputFormat | None = None
 
     def check(self) -> None:
-        """Also refuses fields that contradict one another, and formats that need a grammar."""
+        """Also refuses fields that contradict one another."""
         super().check()
-        if self.response_format is not None and self.response_format.type != "text":
-            raise unsupported("response_format", "response_format can only be of type text.")
         if self.top_logprobs and not self.logprobs:
             raise ParameterError("top_logprobs needs logprobs to be true.", param="top_logprobs")
         if self.stream_options is not None and not self.stream:
@@ -104,22 +107,21 @@ class ChatRequest(TextSampling):
         self._check_prefill()
 
     def _check_prefill(self) -> None:
-        if self.continue_final_message:
-            return
-        for name, asks in (
-            ("add_generation_prompt", self.add_generation_prompt is False),
-            ("echo", self.echo),
-        ):
-            if asks:
-                raise unsupported(
-                    name, f"{name} can differ from its default only with continue_final_message."
-                )
+        if self.continue_final_message and self.add_generation_prompt:
+            raise ParameterError(
+                "continue_final_message and add_generation_prompt cannot both be true.",
+                param="add_generation_prompt",
+            )
+        if self.echo and not self.continue_final_message:
+            raise unsupported("echo", "echo needs continue_final_message to be true.")
 
     def check_drawing(self) -> None:
         """Refuse what a picture cannot have; the rest of the fields for text have no effect."""
         for name in ("logprobs", "continue_final_message", "return_token_ids"):
             if getattr(self, name):
                 raise unsupported(name, f"{name} has no meaning for an answer that is a picture.")
+        if self.response_format is not None and self.response_format.type != "text":
+            raise unsupported("response_format", "A picture has no format in text.")
 
     @property
     def wants_picture(self) -> bool:

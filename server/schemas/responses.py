@@ -21,6 +21,7 @@ from server.schemas.images import (
 )
 from server.schemas.messages import MAX_MESSAGES, Content
 from server.schemas.sampling import TextSampling, TokenLimit, TopLogprobs
+from server.schemas.structured import TextFormat
 
 MAX_TOOLS = 128
 MAX_METADATA = 16
@@ -48,14 +49,6 @@ class InputItem(BaseModel):
     content: Content | None = None
     output: Content | None = None
     result: str | None = None
-
-
-class TextFormat(BaseModel):
-    """Only `text` can be honoured so far."""
-
-    model_config = ConfigDict(frozen=True)
-
-    type: Word
 
 
 class TextConfig(BaseModel):
@@ -130,10 +123,8 @@ class ResponsesRequest(TextSampling):
     user: str | None = None
 
     def check(self) -> None:
-        """Also refuses a choice of tools and a format that cannot be honoured."""
+        """Also refuses a choice of tools that cannot be honoured."""
         super().check()
-        if self.text and self.text.format and self.text.format.type != "text":
-            raise unsupported("text.format", "text.format can only be of type text.")
         if self.token_limit is not None and (self.min_tokens or 0) > self.token_limit:
             raise ParameterError(
                 f"min_tokens is {self.min_tokens}, but at most {self.token_limit} are allowed.",

@@ -52,5 +52,6 @@ class TextSampling(Body):
     stop_token_ids: Annotated[list[Annotated[Int, Field(ge=0)]], Field(max_length=128)] | None = (
         None
     )
+    bad_words: Annotated[list[StopString], Field(max_length=128)] | None = None
     include_stop_str_in_output: Bool | None = None
     ignore_eos: Bool | None = None

@@ -91,13 +91,16 @@ def refused(client: httpx2.Client, url: str, body: object, *, status: int = 400)
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"stream": "yes"}, "stream"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format.type"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"echo": True}, "echo"),
         ({"continue_final_message": True}, "continue_final_message"),
-        ({"add_generation_prompt": False}, "add_generation_prompt"),
+        (
+            {"add_generation_prompt": True, "continue_final_message": True},
+            "add_generation_prompt",
+        ),
     ],
 )
 def test_chat_names_the_field(client: httpx2.Client, changed: dict, param: str):

@@ -1,5 +1,7 @@
 """Whole conversations: images in any turn, prefills, and what vLLM's extensions add to replies."""
 
+import re
+
 import httpx2
 import pytest
 from PIL import Image
@@ -100,6 +102,23 @@ def test_echo_repeats_what_is_continued(client: httpx2.Client):
     streamed = chunks(client, **flags, echo=True)
     text = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in streamed)
     assert text == whole
+
+
+def test_the_opening_of_the_answer_can_be_left_out(client: httpx2.Client):
+    open_ended = ask(client, add_generation_prompt=False)
+    assert open_ended["usage"]["prompt_tokens"] < ask(client)["usage"]["prompt_tokens"]
+    assert open_ended["choices"] != ask(client)["choices"]
+
+
+def test_bad_words_are_never_said(client: httpx2.Client, server):
+    tokenizer = server.context.pipeline.tokenizer
+    asked = {"return_token_ids": True, "max_tokens": 24}
+    said = ask(client, **asked)["choices"][0]["token_ids"]
+    banned = next(id for id in said if re.fullmatch(rb"[a-z]+", tokenizer.token_bytes(id)))
+    word = tokenizer.token_bytes(banned).decode()
+    other = ask(client, **asked, bad_words=[word])["choices"][0]["token_ids"]
+    assert banned not in other
+    assert len(other) == 24
 
 
 def test_token_ids_come_back_on_request(client: httpx2.Client, server):
