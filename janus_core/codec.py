@@ -7,7 +7,8 @@ place of its codes, in raster order.
 
 Keeping codes is an approximation: the models were trained to draw whole pictures, in raster order.
 A drawn code knows what is above and to the left of it, kept or not, and nothing of what is kept
-below.
+below. Encoding a drawn picture gives most of its codes back, not all: nine in ten with the embedded
+checkpoint, and a picture that differs by about one level of 255 on average.
 
 Shape suffixes: B pictures, S codes of a picture, H height, W width, C channels.
 """
