@@ -13,9 +13,10 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
+from itertools import compress
 from typing import Protocol
 
 import numpy as np
@@ -27,6 +28,9 @@ from janus_core.models.janus import JanusModel
 
 MID_GREY = 127
 """What is not drawn yet, as in the padding of input images."""
+
+DECODED_TOGETHER = {"cuda": 8}
+"""Pictures decoded at once; elsewhere one, which fills every core already."""
 
 BACKGROUND_NICENESS = 10
 """Added to the render thread's niceness: a step never waits for a picture's pixels."""
@@ -123,9 +127,32 @@ class ThreadedRenderer:
 
     def _run(self) -> None:
         enter_background()
-        while (job := self._jobs.get()) is not None and not self._is_closing:
-            self._results.put(render(self._model, job))
-            self._on_rendered()
+        with _stream_of_its_own(self._model.device):
+            while (job := self._jobs.get()) is not None and not self._is_closing:
+                for rendered in render_all(self._model, [job, *self._more()]):
+                    self._results.put(rendered)
+                self._on_rendered()
+
+    def _more(self) -> list[RenderJob]:
+        """The jobs that wait already, as many as this device decodes together."""
+        jobs: list[RenderJob] = []
+        while len(jobs) + 1 < DECODED_TOGETHER.get(self._model.device.type, 1):
+            try:
+                job = self._jobs.get_nowait()
+            except queue.Empty:
+                break
+            if job is None:
+                self._jobs.put(None)  # for the loop, which ends with it
+                break
+            jobs.append(job)
+        return jobs
+
+
+def _stream_of_its_own(device: torch.device) -> AbstractContextManager[object]:
+    """On CUDA, what the calling thread launches does not wait for steps, nor steps for it."""
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.cuda.stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
 
 
 def enter_background() -> None:
@@ -154,24 +181,55 @@ def render(model: JanusModel, job: RenderJob) -> Rendered:
     pixels, error = None, None
     try:
         if job.is_wanted():
-            pixels = _decode(model, job)
+            (pixels,) = _decode(model, [job])
     except Exception as failure:
         error = failure
     return Rendered(job, pixels, time.monotonic() - started_s, error)
 
 
-def _decode(model: JanusModel, job: RenderJob) -> Pixels:
-    """Pixels of all codes; codes not drawn yet are guessed from the row above, then painted over,
-    so that what is drawn does not fade towards its lower edge."""
+def render_all(model: JanusModel, jobs: list[RenderJob]) -> list[Rendered]:
+    """Decode pictures together, those that are wanted; if that raises, one by one, so that the
+    failure of one is not the others'. Each takes as long as all."""
+    if len(jobs) == 1:
+        return [render(model, jobs[0])]
+    started_s = time.monotonic()
+    try:
+        wanted = [job.is_wanted() for job in jobs]
+        pictures = iter(_decode(model, list(compress(jobs, wanted))) if any(wanted) else ())
+    except Exception:
+        return [render(model, job) for job in jobs]
+    duration_s = time.monotonic() - started_s
+    return [
+        Rendered(job, next(pictures) if is_wanted else None, duration_s)
+        for job, is_wanted in zip(jobs, wanted, strict=True)
+    ]
+
+
+def _decode(model: JanusModel, jobs: Sequence[RenderJob]) -> list[Pixels]:
+    """Pixels of all codes of each job."""
+    codes = [_all_codes(model, job) for job in jobs]
+    codes_BS = torch.tensor(codes, dtype=torch.int64, device=model.device)
+    pixels = list(model.decode_codes(codes_BS).cpu().numpy())
+    for job, each in zip(jobs, pixels, strict=True):
+        _paint_over(model, job, each)
+    return pixels
+
+
+def _all_codes(model: JanusModel, job: RenderJob) -> list[int]:
+    """Codes not drawn yet are guessed from the row above, then painted over, so that what is drawn
+    does not fade towards its lower edge."""
     vq = model.config.vq
     codes = list(job.codes)
     while len(codes) < vq.num_codes:
         codes.append(codes[-vq.grid] if len(codes) >= vq.grid else codes[-1])
-    codes_BS = torch.tensor([codes], dtype=torch.int64, device=model.device)
-    pixels: Pixels = model.decode_codes(codes_BS)[0].cpu().numpy()
+    return codes
+
+
+def _paint_over(model: JanusModel, job: RenderJob, pixels: Pixels) -> None:
+    """Grey where no code was drawn yet."""
+    vq = model.config.vq
     num_rows, num_columns = divmod(len(job.codes), vq.grid)
     if num_rows < vq.grid:
         side = vq.image_size // vq.grid
         pixels[(num_rows + 1) * side :] = np.uint8(MID_GREY)
         pixels[num_rows * side : (num_rows + 1) * side, num_columns * side :] = np.uint8(MID_GREY)
-    return pixels
