@@ -12,7 +12,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint types format unit test-slow test-gpu test-kernels bench pictures clean
+.PHONY: help serve test lint types format unit test-slow test-gpu test-kernels gpu-check bench pictures clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,6 +53,9 @@ test-gpu: $(VENV)/.installed-dev ## The tests that need a CUDA device
 test-kernels: $(VENV)/.installed-dev ## The CUDA kernels in Triton's interpreter; installs Triton (0.3 GB)
 	$(BIN)/python -m pip install --quiet --editable '.[triton]'
 	$(BIN)/python -m pytest tests/core/ops/cuda $(ARGS)
+
+gpu-check: $(VENV)/.installed ## On a GPU: is the CUDA path right, and how fast; ARGS="--models 1b"
+	$(BIN)/python -m benchmarks.gpu_check $(ARGS)
 
 format: $(VENV)/.installed-dev ## Rewrite files in the house format
 	$(BIN)/ruff check --fix .

@@ -51,6 +51,8 @@ def load_pipeline(settings: Settings) -> Pipeline:
         "max_waiting",
         "prefix_cache",
         "vision_cache_bytes",
+        "cuda_graphs",
+        "deterministic",
     )
     given = {name: getattr(settings, name) for name in names if getattr(settings, name) is not None}
     return Pipeline.load(

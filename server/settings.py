@@ -102,6 +102,14 @@ class Settings(BaseSettings):
     vision_cache_bytes: Annotated[int, Field(ge=0)] | None = Field(
         None, description="Bytes of encoded input images to keep."
     )
+    cuda_graphs: bool = Field(
+        True, description="On CUDA, run steps as graphs with Triton's kernels, if they are installed."
+    )
+    deterministic: bool = Field(
+        False,
+        description="On CUDA, compute every step at one padded size, so that a seed gives the same "
+        "codes alone and beside others. Needs cuda_graphs; refused elsewhere.",
+    )
 
     max_step_s: Seconds = Field(
         60.0, description="A step that takes longer counts as hung, and the server as not ready."
