@@ -51,6 +51,12 @@ def load_pipeline(settings: Settings) -> Pipeline:
         "max_waiting",
         "prefix_cache",
         "vision_cache_bytes",
+        "chat_slowdown",
+        "token_time_s",
+        "image_share",
+        "image_time_s",
+        "prefill_tokens",
+        "max_images",
         "cuda_graphs",
         "deterministic",
     )

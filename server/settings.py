@@ -111,6 +111,28 @@ class Settings(BaseSettings):
         "codes alone and beside others. Needs cuda_graphs; refused elsewhere.",
     )
 
+    chat_slowdown: Annotated[float, Field(ge=1, le=1000)] = Field(
+        1.75,
+        description="Pictures and prompts make steps at most this many times as long as the "
+        "answers alone.",
+    )
+    token_time_s: Annotated[float, Field(ge=0, le=3600)] = Field(
+        0.05,
+        description="Prompts may make a step this long beside answers, whatever chat_slowdown.",
+    )
+    image_share: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.25, description="Share of the time that is for pictures however many questions come."
+    )
+    image_time_s: Seconds = Field(
+        60.0, description="As many pictures are drawn at once as are each drawn in this time."
+    )
+    prefill_tokens: Positive | None = Field(
+        None, description="Prompt tokens per step beside answers. Default: from measured durations."
+    )
+    max_images: Positive | None = Field(
+        None, description="Pictures drawn at once. Default: from measured durations."
+    )
+
     max_step_s: Seconds = Field(
         60.0, description="A step that takes longer counts as hung, and the server as not ready."
     )

@@ -133,16 +133,30 @@ def test_a_draining_server_refuses_new_work_and_is_not_ready(tiny_checkpoint: Pa
 
 
 def test_a_full_queue_is_429_with_a_time_to_come_back(tiny_checkpoint: Path):
-    limits = {"max_sequences": 2, "max_waiting": 2}
+    limits = {"max_sequences": 2, "max_waiting": 4}
     with ServerInThread(model=str(tiny_checkpoint), **limits) as server, server.client() as client:
-        reply = client.post("/v1/chat/completions", json=LONG | {"n": 8})
-        assert reply.status_code == 429
-        error = reply.json()["error"]
-        assert (error["type"], error["code"]) == ("rate_limit_error", "queue_full")
-        assert int(reply.headers["retry-after"]) >= 1
-        # Those that had been taken before the one too many are taken back.
+        stats = server.context.dispatcher.service.stats
+        with client.stream("POST", CHAT, json=LONG | {"n": 4}):
+            wait_until(lambda: (stats().num_running, stats().num_waiting) == (2, 2))
+            reply = client.post(CHAT, json=LONG | {"n": 4})
+            assert reply.status_code == 429
+            error = reply.json()["error"]
+            assert (error["type"], error["code"]) == ("rate_limit_error", "queue_full")
+            assert int(reply.headers["retry-after"]) >= 1
+            # Those that had been taken before the one too many are taken back.
+            wait_until(lambda: stats().num_waiting <= 2)
         wait_until(server.is_idle)
-        assert client.post("/v1/chat/completions", json=LONG | {"max_tokens": 1}).status_code == 200
+        assert client.post(CHAT, json=LONG | {"max_tokens": 1}).status_code == 200
+
+
+def test_more_answers_than_the_queue_can_hold_are_not_a_matter_of_load(tiny_checkpoint: Path):
+    house = ServerInThread(model=str(tiny_checkpoint), max_waiting=2)
+    with house as server, server.client() as client:
+        reply = client.post(CHAT, json=LONG | {"n": 3})
+        assert reply.status_code == 400
+        error = reply.json()["error"]
+        assert error["param"] == "n"
+        assert "at most 2" in error["message"]
 
 
 def test_a_dead_engine_shows_at_once_and_nobody_waits(
