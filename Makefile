@@ -11,8 +11,11 @@ BIN := $(VENV)/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
+# Environments of client packages, made once and again when their pins change.
+CLIENTS := $(patsubst %,build/clients/%/.installed,current older $(if $(shell command -v npm),node))
+
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint types format unit test-slow test-gpu test-kernels gpu-check bench pictures clean
+.PHONY: help serve test lint types format unit test-slow test-clients test-gpu test-kernels gpu-check bench pictures clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +49,23 @@ unit: $(VENV)/.installed-dev ## Tests that need no GPU and little time; ARGS="te
 
 test-slow: $(VENV)/.installed-dev ## The tests that take longer
 	$(BIN)/python -m pytest -m 'slow and not gpu' $(ARGS)
+
+test-clients: $(VENV)/.installed-dev $(CLIENTS) ## Client packages from PyPI and npm against the server
+	$(BIN)/python -m pytest -m packages tests/clients $(ARGS)
+
+# Their pins are their own: they need other versions than the server. npm is optional.
+build/clients/%/.installed: tests/clients/requirements/%.txt
+	rm -rf $(@D)
+	$(PYTHON) -m venv $(@D)
+	PIP_CONSTRAINT= $(@D)/bin/python -m pip install --quiet --no-deps --requirement $<
+	touch $@
+
+build/clients/node/.installed: tests/clients/requirements/node/package-lock.json
+	rm -rf $(@D)
+	mkdir -p $(@D)
+	cp $(<D)/package.json $< $(@D)
+	npm ci --prefix $(@D) --no-audit --no-fund --ignore-scripts
+	touch $@
 
 test-gpu: $(VENV)/.installed-dev ## The tests that need a CUDA device
 	$(BIN)/python -m pytest -m gpu $(ARGS)
