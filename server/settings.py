@@ -103,7 +103,8 @@ class Settings(BaseSettings):
         None, description="Bytes of encoded input images to keep."
     )
     cuda_graphs: bool = Field(
-        True, description="On CUDA, run steps as graphs with Triton's kernels, if they are installed."
+        True,
+        description="On CUDA, run steps as graphs with Triton's kernels, if they are installed.",
     )
     deterministic: bool = Field(
         False,
