@@ -15,13 +15,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 CLIENTS := $(patsubst %,build/clients/%/.installed,current older $(if $(shell command -v npm),node))
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint types format unit test-slow test-clients test-gpu test-kernels gpu-check bench pictures clean
+.PHONY: help serve test lint types format unit test-slow test-clients test-gpu test-kernels gpu-check bench bench-large pictures clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 # torch first and by itself: whatever comes after finds the pinned one and cannot pull another.
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt $(wildcard janus_core/ops/native/*.cpp janus_core/ops/native/*.h janus_core/ops/native/*.inl janus_core/ops/native/build.py)
 	@echo "Installing into $(VENV), once. The first time this downloads PyTorch and takes a minute or two."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet torch
@@ -81,8 +81,12 @@ format: $(VENV)/.installed-dev ## Rewrite files in the house format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/.installed ## The engine against transformers' generate; ARGS="--model wide"
-	$(BIN)/python -m benchmarks.engine $(ARGS)
+bench: $(VENV)/.installed ## This engine and others, side by side, at the embedded checkpoint
+	$(BIN)/python -m benchmarks.compare $(ARGS)
+
+bench-large: $(VENV)/.installed ## The same at Janus-Pro-1B's shapes; compiles llama.cpp, once
+	$(BIN)/python -m benchmarks.compare --shape 1b --prepare
+	$(BIN)/python -m benchmarks.compare --shape 1b $(ARGS)
 
 pictures: $(VENV)/.installed ## Draw the pictures of the README again, by its own commands
 	grep '^janus draw ' README.md | (cd docs/images && PATH=$(CURDIR)/$(BIN):$$PATH bash -eu)

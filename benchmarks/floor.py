@@ -2,8 +2,8 @@
 
 Owns the arithmetic of bytes and the measurement of bandwidth; knows no engine. A step reads every
 weight of the backbone once, the weights of the heads it uses once, and the keys and values of every
-row. Embedding rows, activations and what is written are left out, so the floor is a little too low,
-never too high.
+row. Embedding rows, activations, scales of quantised weights and what is written are left out, so
+the floor is a little too low, never too high.
 """
 
 import time
@@ -12,6 +12,16 @@ from dataclasses import dataclass
 import torch
 
 from janus_core.config import ModelConfig
+
+WEIGHT_BYTES = {
+    **{"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.0},
+    # ggml's blocks of 32 values: with the scale of a block, 34 bytes of Q8_0 and 18 of Q4_0.
+    **{"F16": 2.0, "Q8_0": 34 / 32, "Q4_0": 18 / 32},
+}
+"""Bytes of a weight by the last word of an engine's name."""
+
+MAX_BUFFER_BYTES = 2**30
+"""Of the measurement of bandwidth: many times what any cache holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,23 +33,27 @@ class StepShape:
     mean_context: float
 
 
-def step_bytes(config: ModelConfig, shape: StepShape, *, bytes_per_value: int) -> int:
-    """Return the bytes one decode step has to read."""
+def step_bytes(
+    config: ModelConfig, shape: StepShape, *, weight_bytes: float, kv_bytes: float
+) -> int:
+    """Bytes one decode step has to read, with so many bytes to a weight, and to a value of the KV
+    pool."""
     num_rows = shape.num_text_rows + shape.num_code_rows
-    values = _backbone_values(config)
-    values += _code_head_values(config) if shape.num_code_rows else 0
-    values += config.backbone.vocab_size * config.backbone.width if shape.num_text_rows else 0
-    values += int(num_rows * shape.mean_context * _kv_values_per_position(config))
-    return values * bytes_per_value
+    weights = _backbone_values(config)
+    weights += _code_head_values(config) if shape.num_code_rows else 0
+    weights += config.backbone.vocab_size * config.backbone.width if shape.num_text_rows else 0
+    kv_values = num_rows * shape.mean_context * _kv_values_per_position(config)
+    return int(weights * weight_bytes + kv_values * kv_bytes)
 
 
 def read_bandwidth(num_bytes: int, *, num_reads: int = 20) -> float:
-    """Return bytes per second when a buffer of `num_bytes` is read again and again, at the current
-    number of threads; the best of `num_reads`, because anything slower is somebody else's load.
+    """Bytes per second when a buffer of `num_bytes` is read again and again, at the current number
+    of threads; the best of `num_reads`, because anything slower is somebody else's load.
 
     A buffer as large as the step reads finds the caches in the state in which the step finds them.
     """
-    buffer = torch.ones(max(num_bytes // 4, 1), dtype=torch.float32)
+    num_values = max(min(num_bytes, MAX_BUFFER_BYTES) // 4, 1)
+    buffer = torch.ones(num_values, dtype=torch.float32)
     best_s = float("inf")
     for _ in range(num_reads):
         start = time.perf_counter()

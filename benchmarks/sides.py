@@ -1,217 +1,108 @@
-"""The two sides of the comparison: transformers' generate and our engine, given the same token ids.
+"""What a side of the comparison is: something that draws and answers, and tells its seconds.
 
-Owns how each side is driven, and its clock: from prompt ids and preprocessed pixels to text and RGB
-pixels. Invariant: both sides get the same ids, pixels, weights, number of threads and number of
-tokens to make. What is not generation (preprocessing, loading, allocation) is outside the clock.
+Owns the vocabulary: tasks, their names, how much of each is done. Knows no engine. Invariant: a
+task has the same work on every side that has it; what a side cannot do it does not list.
 """
 
-import hashlib
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-import torch
-from transformers import JanusForConditionalGeneration
+from benchmarks.inputs import InputBuilder, Inputs, PictureInputs, QuestionInputs
+from benchmarks.workloads import FORTY_WORDS, Question, chats, pictures, scene, workloads
 
-from benchmarks.workloads import Picture, Question, Workload
-from janus_core.checkpoint import load_model
-from janus_core.config import read_config
-from janus_core.engine.engine import Engine
-from janus_core.engine.events import Event, Failed, Finished, StepDone, TextDelta
-from janus_core.engine.request import ImageInput, ImageRequest, Request, SamplingParams, TextRequest
-from janus_core.engine.settings import EngineSettings
-from janus_core.images import ImageProcessor
-from janus_core.prompt import Message, PromptBuilder
-from janus_core.tokenizer import Tokenizer
+FIRST, STEP, FOUR_STEP = "first code", "image step", "four-image step"
+PIXELS = "vq decoding"
+QUESTION, AGAIN = "first word about an image", "first word of a second question"
+ALONE, MIXED = "gap of 4 chats", "gap of 4 chats beside 4 images"
+EIGHT = "8 images"
+"""Names of tasks; workloads done from beginning to end have names of their own, of which `EIGHT` is
+one. A step is a decode step of guided pictures at the mean context of a picture."""
 
-GUIDANCE = 5.0
-
-Clock = Callable[[], float]
-"""Seconds since some moment: `time.perf_counter`, or `time.process_time` on a busy machine."""
+NUM_TOGETHER = 4
 
 
 @dataclass(frozen=True, slots=True)
-class PictureInputs:
-    """The ids of a picture's two sequences."""
+class Effort:
+    """How much of each task is done in a round; the rest is extrapolated."""
 
-    token_ids: tuple[int, ...]
-    uncond_token_ids: tuple[int, ...]
-    seed: int
-
-
-@dataclass(frozen=True, slots=True)
-class QuestionInputs:
-    """The ids of a question, its pixels and where they go."""
-
-    token_ids: tuple[int, ...]
-    pixels_CHW: npt.NDArray[np.float32]
-    first: int
-    num_tokens: int
+    num_steps: int = 12
+    answer_tokens: int = 26
 
 
 @dataclass(frozen=True, slots=True)
-class Inputs:
-    """A workload as both sides receive it."""
+class Work:
+    """The inputs of all tasks. `long_picture` has a prompt so long that the measured steps lie
+    around the mean context of a picture with the prompt of `pictures`."""
+
+    pictures: tuple[PictureInputs, ...]
+    long_picture: PictureInputs
+    first_question: QuestionInputs
+    second_question: QuestionInputs
+    chats: tuple[QuestionInputs, ...]
+    workloads: tuple[Inputs, ...]
+    num_codes: int
+    mean_context: int
+    effort: Effort
+
+    @classmethod
+    def build(cls, builder: InputBuilder, effort: Effort, *, is_whole: bool) -> "Work":
+        """All inputs for one checkpoint; workloads from beginning to end only if `is_whole`."""
+        drawn = tuple(map(builder.picture, pictures(8)))
+        num_codes = builder.config.vq.num_codes
+        side_px = builder.config.vision.image_size
+        image = scene(side_px, 0)
+        whole = workloads(side_px, answer_tokens=effort.answer_tokens) if is_whole else ()
+        first, second = (builder.question(Question(text, image, 1)) for text in FORTY_WORDS)
+        mean_context = len(drawn[0].token_ids) + num_codes // 2
+        return cls(
+            pictures=drawn,
+            long_picture=drawn[0].lengthened(mean_context - effort.num_steps // 2),
+            first_question=first,
+            second_question=second,
+            chats=tuple(map(builder.question, chats(4, answer_tokens=effort.answer_tokens))),
+            workloads=tuple(map(builder.build, whole)),
+            num_codes=num_codes,
+            mean_context=mean_context,
+            effort=effort,
+        )
+
+
+Task = Callable[[], list[float]]
+"""Does the work once and returns its seconds: one value, or one per step or token."""
+
+Key = tuple[str, str]
+"""Name of the engine, as reports spell it, and of the task."""
+
+
+class Side(Protocol):
+    """One loaded model, and one or more engines on top of it."""
+
+    def tasks(self) -> Mapping[Key, Task]:
+        """The parts a picture and an answer consist of, in the order in which to do them."""
+
+    def whole_tasks(self) -> Mapping[Key, Task]:
+        """The workloads from beginning to end, for models that need seconds for them."""
+
+    def close(self) -> None:
+        """Give back the memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A side that can be loaded when its turn comes."""
 
     name: str
-    pictures: tuple[PictureInputs, ...]
-    questions: tuple[QuestionInputs, ...]
+    open: Callable[[], Side]
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """One run. `answers` are token ids; `steps` is empty where a side has none to show."""
+def release() -> None:
+    """Return freed memory to the system before the next model is loaded."""
+    gc.collect()
+    try:
+        import ctypes
 
-    duration_s: float
-    answers: tuple[tuple[int, ...], ...]
-    num_pictures: int
-    steps: tuple[StepDone, ...] = ()
-
-
-class InputBuilder:
-    """Makes ids and pixels once, for both sides."""
-
-    def __init__(self, directory: Path) -> None:
-        self.config = read_config(directory)
-        self.tokenizer = Tokenizer.load(directory)
-        self._prompts = PromptBuilder.load(directory, tokenizer=self.tokenizer, config=self.config)
-        self._processor = ImageProcessor.load(directory)
-
-    def build(self, workload: Workload) -> Inputs:
-        """Return the workload as ids and pixels."""
-        pictures = tuple(self._picture(picture) for picture in workload.pictures)
-        questions = tuple(self._question(question) for question in workload.questions)
-        return Inputs(workload.name, pictures, questions)
-
-    def _picture(self, picture: Picture) -> PictureInputs:
-        prompt = self._prompts.generation(picture.prompt)
-        return PictureInputs(prompt.token_ids, prompt.uncond_token_ids, picture.seed)
-
-    def _question(self, question: Question) -> QuestionInputs:
-        message = Message("user", (question.image, question.text))
-        prompt = self._prompts.understanding((message,))
-        ((first, image),) = prompt.images
-        pixels_CHW = self._processor.preprocess(image)
-        return QuestionInputs(prompt.token_ids, pixels_CHW, first, question.num_tokens)
-
-
-class TransformersSide:
-    """`JanusForConditionalGeneration.generate`, one request after the other."""
-
-    def __init__(self, directory: Path, *, clock: Clock) -> None:
-        self._clock = clock
-        self._model = JanusForConditionalGeneration.from_pretrained(
-            directory, dtype=torch.float32
-        ).eval()
-
-    @torch.inference_mode()
-    def run(self, inputs: Inputs) -> Outcome:
-        """Draw and answer everything, and say how long it took."""
-        start = self._clock()
-        pixels = [self._draw(picture) for picture in inputs.pictures]
-        answers = tuple(self._answer(question) for question in inputs.questions)
-        return Outcome(self._clock() - start, answers, len(pixels))
-
-    def _draw(self, picture: PictureInputs) -> torch.Tensor:
-        """Return `[height, width, 3]` in 0..255."""
-        torch.manual_seed(picture.seed)
-        token_ids = torch.tensor([picture.token_ids])
-        codes = self._model.generate(
-            token_ids,
-            attention_mask=torch.ones_like(token_ids),
-            generation_mode="image",
-            do_sample=True,
-            temperature=1.0,
-            top_k=0,
-            top_p=1.0,
-            guidance_scale=GUIDANCE,
-        )
-        pixels = self._model.decode_image_tokens(codes)[0]
-        return ((pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-
-    def _answer(self, question: QuestionInputs) -> tuple[int, ...]:
-        token_ids = torch.tensor([question.token_ids])
-        output = self._model.generate(
-            token_ids,
-            attention_mask=torch.ones_like(token_ids),
-            pixel_values=torch.from_numpy(question.pixels_CHW)[None],
-            do_sample=False,
-            min_new_tokens=question.num_tokens,
-            max_new_tokens=question.num_tokens,
-        )
-        return tuple(output[0, token_ids.shape[1] :].tolist())
-
-
-class EngineSide:
-    """Our engine: everything is submitted at once and shares its steps."""
-
-    def __init__(self, directory: Path, *, builder: InputBuilder, clock: Clock) -> None:
-        self._clock = clock
-        self._model = load_model(directory, device=torch.device("cpu"), dtype=torch.float32)
-        self._tokenizer = builder.tokenizer
-
-    def run(self, inputs: Inputs) -> Outcome:
-        """Draw and answer everything in a fresh engine: no prefix is cached from a run before."""
-        engine = Engine(self._model, self._tokenizer, EngineSettings())
-        requests = _requests(inputs)
-        events: list[Event] = []
-        start = self._clock()
-        for request in requests:
-            engine.submit(request)
-        while engine.has_work:
-            events += engine.step()
-        duration_s = self._clock() - start
-        engine.close()
-        return _outcome(inputs, events, duration_s)
-
-
-def _requests(inputs: Inputs) -> list[Request]:
-    pictures = [
-        ImageRequest(
-            id=f"picture-{index}",
-            token_ids=picture.token_ids,
-            uncond_token_ids=picture.uncond_token_ids,
-            guidance=GUIDANCE,
-            sampling=SamplingParams(seed=picture.seed),
-        )
-        for index, picture in enumerate(inputs.pictures)
-    ]
-    questions = [
-        TextRequest(
-            id=f"question-{index}",
-            token_ids=question.token_ids,
-            sampling=SamplingParams(seed=0, temperature=0.0),
-            max_tokens=question.num_tokens,
-            min_tokens=question.num_tokens,
-            images=(_image(question),),
-        )
-        for index, question in enumerate(inputs.questions)
-    ]
-    return [*pictures, *questions]
-
-
-def _image(question: QuestionInputs) -> ImageInput:
-    digest = hashlib.sha256(question.pixels_CHW.tobytes()).digest()
-    num_tokens = question.token_ids.count(question.token_ids[question.first])
-    return ImageInput(digest, question.pixels_CHW, question.first, num_tokens)
-
-
-def _outcome(inputs: Inputs, events: list[Event], duration_s: float) -> Outcome:
-    """Sort the events; a request that did not finish as asked makes the measurement worthless."""
-    failures = [event.error for event in events if isinstance(event, Failed)]
-    if failures:
-        raise failures[0]
-    finished = [event for event in events if isinstance(event, Finished)]
-    assert len(finished) == len(inputs.pictures) + len(inputs.questions), "a request got lost"
-    answers: dict[str, list[int]] = {}
-    for event in events:
-        if isinstance(event, TextDelta):
-            answers.setdefault(event.request_id, []).extend(t.token_id for t in event.tokens)
-    return Outcome(
-        duration_s,
-        tuple(tuple(answers[f"question-{i}"]) for i in range(len(inputs.questions))),
-        sum(event.pixels is not None for event in finished),
-        tuple(event for event in events if isinstance(event, StepDone)),
-    )
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    except (OSError, AttributeError):
+        pass

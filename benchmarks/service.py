@@ -1,0 +1,100 @@
+"""What the service costs: pictures a second over HTTP, and by the engine alone.
+
+Owns both closed loops, which draw the same prompts with the same seeds, `IN_FLIGHT` at any time;
+the server is a process of its own, as it is for its users. Invariant: the two take turns, and the
+one that is not measured is idle.
+"""
+
+import asyncio
+import itertools
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from janus_core.engine.events import Failed, Finished
+from janus_core.engine.settings import EngineSettings
+from janus_core.pipeline import ImageOptions, Pipeline
+from server.bench.client import Client
+from server.bench.drive import DriveOptions, drive
+from server.bench.load import Job, LoadOptions, jobs
+
+IN_FLIGHT = 8
+ANNOUNCEMENT = "Listening on "
+
+
+def overhead(directory: Path, *, rounds: int, num_images: int = 32) -> dict[str, list[float]]:
+    """Images per second of both by round, and their ratios, HTTP over engine."""
+    pipeline = Pipeline.load(str(directory), settings=EngineSettings(threaded_rendering=True))
+    alone, served = [], []
+    with serving(directory) as url:
+        for seed in range(rounds + 1):
+            load = LoadOptions(workload="images", seed=seed, previews=0)
+            work = list(itertools.islice(jobs(load), num_images))
+            figures = [_over_http(url, load, num_images), _alone(pipeline, work)]
+            if seed:  # the first is the warm-up
+                served.append(figures[0])
+                alone.append(figures[1])
+    pipeline.engine.close()
+    ratios = [http / engine for http, engine in zip(served, alone, strict=True)]
+    return {"http_images_per_s": served, "engine_images_per_s": alone, "ratios": ratios}
+
+
+@contextmanager
+def serving(directory: Path) -> Iterator[str]:
+    """A server with this model on a free port, in a process of its own; yields its address."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "server", "serve", "--port", "0", str(directory)],
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    try:
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if ANNOUNCEMENT in line:
+                yield line.partition(ANNOUNCEMENT)[2].strip()
+                return
+        raise RuntimeError("the server did not start:\n" + "".join(lines))
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+def _over_http(url: str, load: LoadOptions, num_images: int) -> float:
+    options = DriveOptions(num_requests=num_images, concurrency=IN_FLIGHT, num_warmups=0)
+    run = asyncio.run(drive(Client(url), load, options))
+    failed = [record.error for record in run.records if record.error]
+    if failed:
+        raise RuntimeError(f"{len(failed)} pictures failed over HTTP: {failed[0]}")
+    return num_images / run.duration_s
+
+
+def _alone(pipeline: Pipeline, work: list[Job]) -> float:
+    """Images per second with `IN_FLIGHT` pictures at any time and nothing but the engine."""
+    waiting = [
+        request
+        for index, job in enumerate(work)
+        for request in pipeline.image_requests(
+            job.body["prompt"], ImageOptions(seed=job.body["seed"]), request_id=f"alone-{index}"
+        )
+    ]
+    waiting.reverse()
+    start_s = time.perf_counter()
+    num_live = 0
+    while waiting or num_live:
+        while waiting and num_live < IN_FLIGHT:
+            pipeline.engine.submit(waiting.pop())
+            num_live += 1
+        for event in pipeline.engine.step():
+            if isinstance(event, Failed):
+                raise event.error
+            num_live -= isinstance(event, Finished)
+    return len(work) / (time.perf_counter() - start_s)
