@@ -1,4 +1,4 @@
-"""The `janus` command: serve, ask, draw, pull, doctor.
+"""The `janus` command: serve, ask, draw, pull, doctor, bench.
 
 Owns arguments, exit codes and what a person reads; the work is the pipeline's and the server's.
 Invariants: `janus --help` loads nothing heavy, so every command imports what it needs when it runs;
@@ -151,6 +151,20 @@ def doctor(
         from server.cli.doctor import examine
 
     raise typer.Exit(EXIT_USER if examine(model, device=device, dtype=dtype) else 0)
+
+
+@app.command(
+    context_settings={
+        "ignore_unknown_options": True,
+        "allow_extra_args": True,
+        "help_option_names": [],
+    }
+)
+def bench(context: typer.Context) -> None:
+    """See how fast this machine is, or with `bench serve` a server. `janus bench --help`."""
+    from server.cli.bench import bench_with
+
+    raise typer.Exit(bench_with(context.args))
 
 
 def main() -> None:

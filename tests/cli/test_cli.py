@@ -52,7 +52,7 @@ def test_help_is_there_at_once() -> None:
         [sys.executable, "-c", check], capture_output=True, text=True, timeout=60, check=True
     )
     assert done.stdout.strip().endswith("set()")
-    for command in ("serve", "ask", "draw", "pull", "doctor"):
+    for command in ("serve", "ask", "draw", "pull", "doctor", "bench"):
         assert f"  {command} " in done.stdout
 
 
