@@ -44,7 +44,8 @@ def attend_split(
         q_H = tl.load(q_ptr + row * q_stride + head * H + h_H, mask=in_head_H, other=0.0)
         q_H = q_H.to(tl.float32) * scale
         start = tl.load(slot_starts_ptr + row)
-        keys_ptr = kv_ptr + (head // GROUP) * head_stride + start * H
+        # 64 bits: a layer of a large pool has more values than 32 can count.
+        keys_ptr = kv_ptr + (head // GROUP).to(tl.int64) * head_stride + start * H
         peak = float("-inf")
         total = 0.0
         sum_H = tl.zeros([BLOCK_H], dtype=tl.float32)
@@ -166,7 +167,7 @@ def rotate_and_store(
     else:
         # Values follow the keys of all heads in the pool as they do in the row: one stride.
         place = tl.load(cache_positions_ptr + row) * H
-        to_ptr = kv_ptr + (head - NUM_HEADS) * head_stride + place
+        to_ptr = kv_ptr + (head - NUM_HEADS).to(tl.int64) * head_stride + place
         tl.store(to_ptr + h_H, x_H.to(kv_ptr.dtype.element_ty), mask=in_head_H)
 
 
