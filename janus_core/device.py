@@ -19,6 +19,9 @@ from janus_core.engine.settings import (
     bytes_per_position,
 )
 from janus_core.errors import CheckpointError, ParameterError
+from janus_core.ops.formats import PLAIN, Formats, choose_formats
+from janus_core.ops.native import load as load_native
+from janus_core.ops.native import paths, problem
 
 DTYPES = {
     "float32": torch.float32,
@@ -41,10 +44,22 @@ CPU_FLOPS_PER_THREAD = 5e10
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A device and the dtype of the weights and of the KV pool on it."""
+    """A device, the dtype of the network on it, and the formats that linear layers and the KV pool
+    have instead."""
 
     device: torch.device
     dtype: torch.dtype
+    formats: Formats = PLAIN
+
+    @property
+    def kv_dtype(self) -> torch.dtype:
+        """Of the KV pool."""
+        return self.formats.kv_dtype or self.dtype
+
+    @property
+    def formats_name(self) -> str:
+        """The number formats and who computes them, in words."""
+        return self.formats.describe(self.dtype)
 
     @property
     def dtype_name(self) -> str:
@@ -78,6 +93,29 @@ def place(device: str = "auto", dtype: str = "auto") -> Placement:
             "float16 is not supported on a CPU: use float32 or bfloat16.", param="dtype"
         )
     return Placement(chosen, DTYPES[dtype])
+
+
+def with_formats(
+    placement: Placement,
+    *,
+    weight_format: str = "auto",
+    kv_format: str = "auto",
+    native: bool = True,
+) -> Placement:
+    """The placement with the number formats three settings ask for. Raises ParameterError."""
+    formats = choose_formats(
+        weight_format,
+        kv_format,
+        device=placement.device,
+        dtype=placement.dtype,
+        native=load_native() if native else None,
+    )
+    return replace(placement, formats=formats)
+
+
+def describe_kernels() -> str:
+    """What the C++ kernels can use here, or why there are none."""
+    return problem() or f"C++, {', '.join(paths())}"
 
 
 def _device(name: str) -> torch.device:
@@ -162,7 +200,7 @@ def fit(
         settings = replace(settings, step_token_budget=tokens)
     if settings.kv_positions is not None or settings.kv_bytes is not None:
         return settings
-    per_position = bytes_per_position(config.backbone, placement.dtype.itemsize)
+    per_position = bytes_per_position(config.backbone, placement.kv_dtype.itemsize)
     free = free_bytes(placement.device) - reserved_bytes
     if placement.device.type == "cuda":
         budget = int((free - CUDA_RESERVE_BYTES) * CUDA_SHARE)

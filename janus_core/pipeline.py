@@ -15,7 +15,7 @@ from PIL import Image
 from janus_core.checkpoint import load_model, resolve_checkpoint
 from janus_core.codec import PictureCodec, keep_some
 from janus_core.config import ModelConfig, read_config
-from janus_core.device import Placement, fit, place
+from janus_core.device import Placement, fit, place, with_formats
 from janus_core.engine.engine import Engine
 from janus_core.engine.events import Event, Failed, Finished
 from janus_core.engine.request import (
@@ -91,21 +91,29 @@ class Pipeline:
         revision: str | None = None,
         device: str = "auto",
         dtype: str = "auto",
+        weight_format: str = "auto",
+        kv_format: str = "auto",
+        native: bool = True,
         settings: EngineSettings | None = None,
         limits: ImageLimits | None = None,
         name: str | None = None,
     ) -> "Pipeline":
         """Load a directory or a Hugging Face id, by default the embedded checkpoint.
 
-        Cheap checks come first: a checkpoint of another model is refused before its weights are
-        read. Raises CheckpointError and ParameterError.
+        The formats are those of `janus_core.ops.formats`; `native` allows the C++ kernels. Cheap
+        checks come first: a checkpoint of another model is refused before its weights are read.
+        Raises CheckpointError and ParameterError.
         """
-        placement = place(device, dtype)
+        placement = with_formats(
+            place(device, dtype), weight_format=weight_format, kv_format=kv_format, native=native
+        )
         directory = resolve_checkpoint(model or str(EMBEDDED_CHECKPOINT), revision=revision)
         config = read_config(directory)
         tokenizer = Tokenizer.load(directory)
         _check_agreement(directory, config, tokenizer=tokenizer)
-        network = load_model(directory, device=placement.device, dtype=placement.dtype)
+        network = load_model(
+            directory, device=placement.device, dtype=placement.dtype, formats=placement.formats
+        )
         fitted = fit(settings or EngineSettings(), config, placement)
         return cls(
             name=name or _name_of(model, directory),
@@ -129,6 +137,11 @@ class Pipeline:
     def dtype(self) -> str:
         """For example `bfloat16`."""
         return self.placement.dtype_name
+
+    @property
+    def number_formats(self) -> str:
+        """For example `fp16 weights, fp16 KV, native avx512`."""
+        return self.placement.formats_name
 
     @property
     def attention_backend(self) -> str:

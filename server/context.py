@@ -57,6 +57,7 @@ class Context:
             "version": self.version,
             "device": pipeline.device,
             "dtype": pipeline.dtype,
+            "number_formats": pipeline.number_formats,
             "attention_backend": pipeline.attention_backend,
         }
 

@@ -51,14 +51,14 @@ def load_pipeline(settings: Settings) -> Pipeline:
         "max_waiting",
         "prefix_cache",
         "vision_cache_bytes",
+        "cuda_graphs",
+        "deterministic",
         "chat_slowdown",
         "token_time_s",
         "image_share",
         "image_time_s",
         "prefill_tokens",
         "max_images",
-        "cuda_graphs",
-        "deterministic",
     )
     given = {name: getattr(settings, name) for name in names if getattr(settings, name) is not None}
     return Pipeline.load(
@@ -66,6 +66,9 @@ def load_pipeline(settings: Settings) -> Pipeline:
         revision=settings.revision,
         device=settings.device,
         dtype=settings.dtype,
+        weight_format=settings.weight_format,
+        kv_format=settings.kv_format,
+        native=settings.native,
         settings=EngineSettings(threaded_rendering=True, **given),
         limits=ImageLimits(
             max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels
@@ -152,12 +155,13 @@ class DrainingServer(uvicorn.Server):
 def _announce_model(pipeline: Pipeline) -> None:
     """Say what was loaded, and how much it can hold."""
     config, positions = pipeline.config, pipeline.engine.stats().kv_positions
-    per_position = bytes_per_position(config.backbone, pipeline.placement.dtype.itemsize)
+    per_position = bytes_per_position(config.backbone, pipeline.placement.kv_dtype.itemsize)
     logger.info("Model %s from %s", pipeline.name, pipeline.directory)
     logger.info(
-        "Device %s, dtype %s, attention %s",
+        "Device %s, dtype %s (%s), attention %s",
         pipeline.device,
         pipeline.dtype,
+        pipeline.number_formats,
         pipeline.attention_backend,
     )
     logger.info(

@@ -70,6 +70,18 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto is float32 on a CPU and bfloat16 on CUDA."
     )
+    weight_format: Literal["auto", "fp32", "fp16", "int8"] = Field(
+        "auto",
+        description="Weights on a CPU in float32. auto is fp16 with the C++ kernels, else fp32.",
+    )
+    kv_format: Literal["auto", "fp32", "fp16"] = Field(
+        "auto",
+        description="Keys and values on a CPU in float32. auto is fp16 with the C++ kernels and "
+        "fp16 or int8 weights, else fp32.",
+    )
+    native: bool = Field(
+        True, description="Use the C++ kernels where they were compiled; plain torch otherwise."
+    )
 
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65_535, description="Port to listen on; 0 picks a free one.")

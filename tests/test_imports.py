@@ -29,7 +29,7 @@ ALLOWED = {
     "models": {"ops", "config", "errors"},
     "checkpoint": {"models", "ops.formats", "strict_json", "config", "errors"},
     "engine": {"models", "ops", "tokenizer", "config", "errors"},
-    "device": {"engine.settings", "config", "errors"},
+    "device": {"ops.formats", "ops.native", "engine.settings", "config", "errors"},
     "options": {"engine.request", "errors"},
     "codec": {"engine.render", "models", "images", "errors"},
     "pipeline": {

@@ -39,6 +39,15 @@ Device = Annotated[str, typer.Option(envvar="JANUS_DEVICE", help="auto, cpu, cud
 Dtype = Annotated[
     str, typer.Option(envvar="JANUS_DTYPE", help="auto, float32, bfloat16 or float16.")
 ]
+WeightFormat = Annotated[
+    str, typer.Option(envvar="JANUS_WEIGHT_FORMAT", help="On a CPU: auto, fp32, fp16 or int8.")
+]
+KvFormat = Annotated[
+    str, typer.Option(envvar="JANUS_KV_FORMAT", help="On a CPU: auto, fp32 or fp16.")
+]
+Native = Annotated[
+    bool, typer.Option(envvar="JANUS_NATIVE", help="Use the C++ kernels where they are.")
+]
 Seed = Annotated[int | None, typer.Option(help="Same seed, same result. Default: a random one.")]
 
 
@@ -72,6 +81,9 @@ def ask(
     model: Model = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    weight_format: WeightFormat = "auto",
+    kv_format: KvFormat = "auto",
+    native: Native = True,
 ) -> None:
     """Ask a question about an image."""
     with loading():
@@ -82,7 +94,14 @@ def ask(
     options = TextOptions(max_tokens=max_tokens, temperature=temperature, seed=seed)
     # Read before the model is loaded: a misspelt name is noticed at once.
     files = [(path, read_file(path)) for path in (image, *(more or ()))]
-    pipeline = load_pipeline(model, device=device, dtype=dtype)
+    pipeline = load_pipeline(
+        model,
+        device=device,
+        dtype=dtype,
+        weight_format=weight_format,
+        kv_format=kv_format,
+        native=native,
+    )
     answer(pipeline, files, question=question, system=system, options=options)
 
 
@@ -105,6 +124,9 @@ def draw(
     model: Model = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    weight_format: WeightFormat = "auto",
+    kv_format: KvFormat = "auto",
+    native: Native = True,
 ) -> None:
     """Draw a picture."""
     with loading():
@@ -123,7 +145,14 @@ def draw(
         progress=True,
     )
     check_output(output)
-    pipeline = load_pipeline(model, device=device, dtype=dtype)
+    pipeline = load_pipeline(
+        model,
+        device=device,
+        dtype=dtype,
+        weight_format=weight_format,
+        kv_format=kv_format,
+        native=native,
+    )
     draw_pictures(pipeline, prompt, options=options, output=output)
 
 
@@ -145,12 +174,23 @@ def doctor(
     ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
+    weight_format: WeightFormat = "auto",
+    kv_format: KvFormat = "auto",
+    native: Native = True,
 ) -> None:
     """See what this machine has, what fits on it, and what to do next."""
     with loading():
         from server.cli.doctor import examine
 
-    raise typer.Exit(EXIT_USER if examine(model, device=device, dtype=dtype) else 0)
+    has_problem = examine(
+        model,
+        device=device,
+        dtype=dtype,
+        weight_format=weight_format,
+        kv_format=kv_format,
+        native=native,
+    )
+    raise typer.Exit(EXIT_USER if has_problem else 0)
 
 
 @app.command(

@@ -13,7 +13,7 @@ import typer
 
 from janus_core.checkpoint.files import stored_shapes, weight_files
 from janus_core.config import ModelConfig, read_config
-from janus_core.device import Placement, fit, free_bytes, place
+from janus_core.device import Placement, describe_kernels, fit, free_bytes, place, with_formats
 from janus_core.engine.settings import EngineSettings, bytes_per_position
 from janus_core.errors import CheckpointError, JanusError
 from janus_core.pipeline import EMBEDDED_CHECKPOINT
@@ -29,13 +29,25 @@ PACKAGES = (
 )
 
 
-def examine(model: str | None, *, device: str, dtype: str) -> bool:
+def examine(
+    model: str | None,
+    *,
+    device: str,
+    dtype: str,
+    weight_format: str,
+    kv_format: str,
+    native: bool,
+) -> bool:
     """Print the report; returns whether something stands in the way of serving `model`."""
     for name, version in _versions():
         _line(name, version)
     try:
-        placement = place(device, dtype)
+        placement = with_formats(
+            place(device, dtype), weight_format=weight_format, kv_format=kv_format, native=native
+        )
         _line("device", f"{placement.device}, {placement.hardware}, {placement.dtype_name}")
+        _line("kernels", describe_kernels())
+        _line("formats", placement.formats_name)
         _line("free memory", _gib(free_bytes(placement.device)))
         directory = _local(model)
         config = read_config(directory)
@@ -83,8 +95,8 @@ def _fit(directory: Path, config: ModelConfig, placement: Placement) -> None:
     weights_bytes = num_parameters * placement.dtype.itemsize
     _line("weights", f"{num_parameters / 1e6:.1f} M parameters, {_gib(weights_bytes)}")
     settings = fit(EngineSettings(), config, placement, reserved_bytes=weights_bytes)
-    positions = settings.pool_positions(config, bytes_per_value=placement.dtype.itemsize)
-    per_position = bytes_per_position(config.backbone, placement.dtype.itemsize)
+    positions = settings.pool_positions(config, bytes_per_value=placement.kv_dtype.itemsize)
+    per_position = bytes_per_position(config.backbone, placement.kv_dtype.itemsize)
     conversations = min(settings.max_sequences, positions // config.backbone.max_positions)
     pictures = min(settings.max_sequences // 2, positions // (2 * config.vq.num_codes))
     _line("kv pool", f"{positions} positions, {_gib(positions * per_position)}")

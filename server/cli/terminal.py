@@ -13,11 +13,26 @@ from janus_core.pipeline import Pipeline
 from server.heap import loading
 
 
-def load_pipeline(model: str | None, *, device: str, dtype: str) -> Pipeline:
+def load_pipeline(
+    model: str | None,
+    *,
+    device: str,
+    dtype: str,
+    weight_format: str = "auto",
+    kv_format: str = "auto",
+    native: bool = True,
+) -> Pipeline:
     """Load a model for one command, with a spinner meanwhile."""
     console = status_console()
     with console.status(f"Loading {model or 'the embedded model'}..."), loading():
-        return Pipeline.load(model, device=device, dtype=dtype)
+        return Pipeline.load(
+            model,
+            device=device,
+            dtype=dtype,
+            weight_format=weight_format,
+            kv_format=kv_format,
+            native=native,
+        )
 
 
 def status_console() -> Console:

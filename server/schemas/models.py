@@ -49,4 +49,5 @@ class Version(Reply):
     model: str
     device: str
     dtype: str
+    number_formats: str
     attention_backend: str

@@ -42,7 +42,14 @@ def test_a_healthy_server_says_so(client: httpx2.Client, path: str):
 
 def test_version_names_what_runs(client: httpx2.Client):
     version = client.get("/version").json()
-    assert version.keys() == {"version", "model", "device", "dtype", "attention_backend"}
+    assert version.keys() == {
+        "version",
+        "model",
+        "device",
+        "dtype",
+        "number_formats",
+        "attention_backend",
+    }
     assert (version["model"], version["device"], version["dtype"]) == ("tiny", "cpu", "float32")
 
 
