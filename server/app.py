@@ -22,10 +22,37 @@ from server.metrics import Metrics
 from server.middleware import BodyLimit, RequestContext
 from server.offload import Offload
 from server.results import ResultStore
-from server.routes import ask, chat, demo, health, images, models, responses, sdapi, sdapi_lists
+from server.routes import (
+    ask,
+    chat,
+    demo,
+    health,
+    image_codes,
+    image_edits,
+    images,
+    models,
+    responses,
+    sdapi,
+    sdapi_lists,
+)
 from server.settings import Settings
 
 DISTRIBUTION = "janus-serve"
+
+ROUTES = (
+    chat,
+    responses,
+    ask,
+    images,
+    image_edits,
+    image_codes,
+    sdapi,
+    sdapi_lists,
+    demo,
+    models,
+    health,
+)
+"""In the order of the documentation."""
 
 
 def create_app(pipeline: Pipeline, settings: Settings) -> FastAPI:
@@ -75,7 +102,7 @@ def create_app(pipeline: Pipeline, settings: Settings) -> FastAPI:
         version=version,
         lifespan=lifespan,
     )
-    for module in (chat, responses, ask, images, sdapi, sdapi_lists, demo, models, health):
+    for module in ROUTES:
         app.include_router(module.router)
     install_handlers(app, on_rejection=metrics.rejected)
     # The last one added is the outermost: it sees the refusals of the others.

@@ -6,6 +6,7 @@ site cannot send a form here, as it cannot send JSON.
 """
 
 import functools
+import json
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from janus_core.errors import ParameterError
+from server.json_route import JsonRequest
 from server.middleware import CLIENT_GONE
 from server.offload import Offload
 from server.schemas.common import Body
@@ -60,26 +62,24 @@ class Form:
         """
         texts = _text_fields(model)
         values = {name: _value(given, is_text=name in texts) for name, given in self.fields.items()}
-        try:
-            return model.model_validate(values)
-        except ValidationError as error:
-            problems = [{**each, "loc": ("body", *each["loc"])} for each in error.errors()]
-            raise RequestValidationError(problems) from error
+        return _validated(model, values)
 
 
 class FormRoute(APIRoute):
-    """A route that reads a form: a client that leaves before its form is complete is no error."""
+    """A route that reads a form, or JSON by `json_body`: a client that leaves before its form is
+    complete is no error."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's handler, called once the body is here."""
         handle = super().get_route_handler()
 
         async def handle_form(request: Request) -> Response:
+            json_request = JsonRequest(request.scope, request.receive)
             try:
-                await request.body()  # kept for whoever asks next
+                await json_request.body()  # kept for whoever asks next
             except ClientDisconnect:
                 return Response(status_code=CLIENT_GONE)
-            return await handle(request)
+            return await handle(json_request)
 
         return handle_form
 
@@ -100,6 +100,22 @@ async def read_form(request: Request, offload: Offload) -> Form:
     if media_type == URL_ENCODED.encode():
         return await offload.admit(_url_encoded, body)
     raise HTTPException(415, f"The content type must be {MULTIPART}.")
+
+
+async def json_body(request: Request, model: type[BodyT]) -> BodyT | None:
+    """The body of a `FormRoute`'s request that is JSON instead of a form; None if it is not.
+
+    Raises RequestValidationError.
+    """
+    media_type, _ = parse_options_header(request.headers.get("content-type", ""))
+    if media_type != b"application/json":
+        return None
+    try:
+        values = await request.json()
+    except json.JSONDecodeError:
+        problem = {"type": "json_invalid", "loc": ("body",), "msg": "not JSON"}
+        raise RequestValidationError([problem]) from None
+    return _validated(model, values)
 
 
 def form_schema(model: type[Body], *, files: tuple[str, ...]) -> dict[str, object]:
@@ -205,6 +221,14 @@ def _text(name: str, data: bytes) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError:
         raise ParameterError("The field is not UTF-8.", param=name[:200]) from None
+
+
+def _validated(model: type[BodyT], values: object) -> BodyT:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problems = [{**each, "loc": ("body", *each["loc"])} for each in error.errors()]
+        raise RequestValidationError(problems) from error
 
 
 @functools.cache

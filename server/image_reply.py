@@ -84,6 +84,8 @@ class ImageReply:
             size=self._style.size,
             usage=usage_of_pictures(usages),
         )
+        if identifier := self._body.safety_identifier or self._body.user:
+            reply.safety_identifier = identifier
         return Response(reply.to_json(), media_type="application/json", headers=self.headers)
 
     def frames(self, handle: RequestHandle, *, ping_interval_s: float) -> AsyncIterator[bytes]:
@@ -161,7 +163,7 @@ class ImageReply:
             seed=self._seed(index),
             num_codes=event.num_codes,
             total_codes=event.total_codes,
-            remaining_s=None,
+            remaining_s=event.remaining_s,
         )
         return event_frame(payload.type, payload.to_json())
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from janus_core.engine.request import ImageRequest
 from janus_core.errors import ParameterError
+from janus_core.images import OutputFormat
 from janus_core.pipeline import ImageOptions, Pipeline
 from server.errors import unsupported
 from server.pictures import PictureFormat, parse_size
@@ -36,14 +37,30 @@ def picture_format(body: DrawingBody, *, pipeline: Pipeline, settings: Settings)
     for name in ("partial_images", "progress"):
         if getattr(body, name) and not body.stream:
             raise ParameterError(f"{name} needs stream to be true.", param=name)
-    output_format = body.output_format or "png"
-    compression = body.output_compression
+    return file_format(
+        body.size,
+        body.output_format or "png",
+        compression=body.output_compression,
+        pipeline=pipeline,
+        settings=settings,
+    )
+
+
+def file_format(
+    size: str | None,
+    output_format: OutputFormat,
+    *,
+    compression: int | None,
+    pipeline: Pipeline,
+    settings: Settings,
+) -> PictureFormat:
+    """Files in the client's `size`, as far as the settings allow it. Raises RequestError."""
     if output_format == "png" and compression not in (None, 100):
         raise unsupported(
             "output_compression", "output_compression has a meaning for jpeg and webp only."
         )
     width, height = parse_size(
-        body.size,
+        size,
         native_px=pipeline.config.vq.image_size,
         max_px=settings.max_output_side_px,
         policy=settings.image_size_policy,

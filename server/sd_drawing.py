@@ -5,21 +5,27 @@ Owns the translation between its words and ours in both directions; knows no rou
 """
 
 import base64
+import io
 import json
 import time
 import uuid
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+
+from PIL import ImageOps
 
 from janus_core.engine.request import ImageRequest
 from janus_core.errors import ParameterError, RequestError
-from janus_core.pipeline import ImageOptions, Pipeline
+from janus_core.images import ImageLimits, decode_image
+from janus_core.options import ImageOptions
+from janus_core.pipeline import Pipeline
 from server.context import Context
+from server.edit_request import DEFAULT_STRENGTH, EditSource, build_edit_requests
 from server.image_request import DEFAULT_QUALITY, check_count
 from server.live_drawings import LiveDrawing
 from server.pictures import SAMPLER_NAME, PictureFormat, describe, parse_size
 from server.record import RequestRecord
-from server.schemas.sdapi import DrawingOptions, DrawnImages
+from server.schemas.sdapi import DrawingOptions, DrawnImages, ImageToImage, TextToImage
 from server.settings import Settings
 
 NUM_PREVIEWS = 8
@@ -49,15 +55,33 @@ def picture_style(body: DrawingOptions, *, pipeline: Pipeline, settings: Setting
     return PictureFormat(width, height, "png", DEFAULT_QUALITY)
 
 
-def build_requests(
-    body: DrawingOptions,
-    *,
-    pipeline: Pipeline,
-    prompt: str,
-    forced_codes: Sequence[int | None] = (),
-) -> list[ImageRequest]:
+def build_requests(body: TextToImage, *, pipeline: Pipeline) -> list[ImageRequest]:
     """One request per picture. Tokenises: not for the event loop."""
-    options = ImageOptions(
+    with _client_names():
+        return pipeline.image_requests(body.prompt, _options(body), request_id=uuid.uuid4().hex)
+
+
+def build_requests_from_image(
+    body: ImageToImage, *, prompt: str, image: bytes, mask: bytes | None, pipeline: Pipeline
+) -> list[ImageRequest]:
+    """One request per picture that resembles `image`. Not for the event loop."""
+    if mask is not None:
+        mask = _mask_of(mask, invert=bool(body.inpainting_mask_invert), limits=pipeline.limits)
+    strength = DEFAULT_STRENGTH if body.denoising_strength is None else body.denoising_strength
+    source = EditSource(
+        image=image,
+        mask=mask,
+        # Its clients send both always.
+        strength=strength if mask is None else None,
+        image_param="init_images",
+        strength_param="denoising_strength",
+    )
+    with _client_names():
+        return build_edit_requests(prompt, _options(body), source, pipeline=pipeline)
+
+
+def _options(body: DrawingOptions) -> ImageOptions:
+    return ImageOptions(
         n=body.num_pictures,
         seed=None if body.seed is None or body.seed < 0 else body.seed,
         guidance=body.cfg_scale,
@@ -65,15 +89,27 @@ def build_requests(
         negative_prompt=None if body.cfg_scale == 1.0 else body.negative_prompt,
         num_previews=NUM_PREVIEWS,
         progress=True,
-        forced_codes=tuple(forced_codes),
     )
+
+
+@contextmanager
+def _client_names() -> Iterator[None]:
+    """Errors name the fields as this API does."""
     try:
-        return pipeline.image_requests(prompt, options, request_id=uuid.uuid4().hex)
+        yield
     except RequestError as error:
-        error.param = {"guidance_scale": "cfg_scale", "n": "batch_size"}.get(
-            error.param or "", error.param
-        )
+        names = {"guidance_scale": "cfg_scale", "n": "batch_size"}
+        error.param = names.get(error.param or "", error.param)
         raise
+
+
+def _mask_of(data: bytes, *, invert: bool, limits: ImageLimits) -> bytes:
+    """A mask whose light parts are drawn anew, without transparency, which would mean something
+    else."""
+    grey = decode_image(data, limits, param="mask").convert("L")
+    buffer = io.BytesIO()
+    (ImageOps.invert(grey) if invert else grey).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 async def draw(

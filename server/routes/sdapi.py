@@ -9,6 +9,7 @@ import io
 from fastapi import APIRouter, Request, Response
 from PIL import Image
 
+from janus_core.engine.request import ImageRequest
 from janus_core.errors import ImageInputError
 from server.answer import caption_of
 from server.context import Context, context_of
@@ -20,14 +21,22 @@ from server.record import record_of
 from server.schemas.common import ErrorBody
 from server.schemas.sdapi import (
     Caption,
+    DrawingOptions,
     DrawnImages,
     ImageBody,
+    ImageToImage,
     JobState,
     PngInfo,
     Progress,
     TextToImage,
 )
-from server.sd_drawing import build_requests, check_checkpoint, draw, picture_style
+from server.sd_drawing import (
+    build_requests,
+    build_requests_from_image,
+    check_checkpoint,
+    draw,
+    picture_style,
+)
 
 ERRORS: dict[int | str, dict[str, object]] = {
     "4XX": {"model": ErrorBody},
@@ -41,6 +50,12 @@ router = APIRouter(prefix="/sdapi/v1", route_class=JsonRoute, tags=["sdapi"])
 async def text_to_image(body: TextToImage, request: Request) -> Response:
     """Draw `batch_size` times `n_iter` pictures of a prompt."""
     return await unless_client_leaves(request, _text_to_image(body, request))
+
+
+@router.post("/img2img", response_model=DrawnImages, responses=ERRORS)
+async def image_to_image(body: ImageToImage, request: Request) -> Response:
+    """Experimental: draw pictures that resemble an image, or a part of it anew."""
+    return await unless_client_leaves(request, _image_to_image(body, request))
 
 
 @router.get("/progress")
@@ -105,17 +120,56 @@ async def png_info(body: ImageBody, request: Request) -> PngInfo:
 
 async def _text_to_image(body: TextToImage, request: Request) -> Response:
     context = context_of(request)
+    style = _checked(body, context)
+    requests = await context.offload.admit(build_requests, body, pipeline=context.pipeline)
+    return await _drawn(request, requests, body=body, prompt=body.prompt, style=style)
+
+
+async def _image_to_image(body: ImageToImage, request: Request) -> Response:
+    context = context_of(request)
+    style = _checked(body, context)
+    max_bytes = context.pipeline.limits.max_bytes
+    image = ImageSource("init_images", url=data_url_of(body.init_images[0]))
+    prompt = body.prompt
+    if not prompt.strip():  # as there, where the image alone can be enough
+        prompt = await caption_of(context, image, record=record_of(request))
+
+    def prepare() -> list[ImageRequest]:
+        mask = None
+        if body.mask:
+            mask = bytes_of_url(data_url_of(body.mask), param="mask", max_bytes=max_bytes)
+        return build_requests_from_image(
+            body,
+            prompt=prompt,
+            image=image.read(max_bytes=max_bytes),
+            mask=mask,
+            pipeline=context.pipeline,
+        )
+
+    requests = await context.offload.admit(prepare)
+    return await _drawn(request, requests, body=body, prompt=prompt, style=style)
+
+
+def _checked(body: DrawingOptions, context: Context) -> PictureFormat:
+    """Refuse what cannot be drawn; how the rest leaves the server."""
     body.check()
     check_checkpoint(context, body.checkpoint)
-    style = picture_style(body, pipeline=context.pipeline, settings=context.settings)
-    requests = await context.offload.admit(
-        build_requests, body, pipeline=context.pipeline, prompt=body.prompt
-    )
+    return picture_style(body, pipeline=context.pipeline, settings=context.settings)
+
+
+async def _drawn(
+    request: Request,
+    requests: list[ImageRequest],
+    *,
+    body: DrawingOptions,
+    prompt: str,
+    style: PictureFormat,
+) -> Response:
     reply = await draw(
-        context,
+        context_of(request),
         requests,
         body=body,
-        prompt=body.prompt,
+        prompt=prompt,
         style=style,
         record=record_of(request),
     )

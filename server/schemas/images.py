@@ -14,11 +14,14 @@ from server.schemas.common import Body, Bool, Float, Int, OneOrMore, Reply, Seed
 
 MAX_PROMPT_CHARS = 32_000
 MAX_PARTIAL_IMAGES = 16
+MAX_EDIT_IMAGES = 16
+"""OpenAI's bound; more than one is refused later, by name."""
+
 MAX_CODES = 2**14
 """Of one list; how many the model draws is checked against the model."""
 
 OutputFormat = Literal["png", "jpeg", "webp"]
-Quality = Literal["low", "medium", "high"]
+Quality = Literal["low", "medium", "high", "xhigh", "max"]
 Guidance = Annotated[Float, Field(ge=0, le=100)]
 
 
@@ -27,16 +30,22 @@ class DrawingBody(Body):
 
     without_effect: ClassVar[frozenset[str]] = frozenset(
         {
-            "user", "style", "moderation", "num_inference_steps", "steps", "true_cfg_scale",
-            "input_fidelity", "metadata",
+            "style", "moderation", "num_inference_steps", "steps", "true_cfg_scale",
+            "input_fidelity", "metadata", "complexity",
         }
     )  # fmt: skip
+    refused: ClassVar[Mapping[str, tuple[object, ...]]] = {
+        "frame_count": (1,),
+        "frame_duration_ms": (),
+        "svg": (),
+        "markup": (),
+    }
 
     model: str | None = None
     negative_prompt: Annotated[str, Field(max_length=MAX_PROMPT_CHARS)] | None = None
     n: Annotated[Int, Field(ge=1)] | None = None
     size: Annotated[str, Field(max_length=32)] | None = None
-    quality: Literal["auto", "low", "medium", "high", "standard", "hd"] | None = None
+    quality: Literal["auto", "standard", "hd"] | Quality | None = None
     background: Literal["auto", "opaque", "transparent"] | None = None
     response_format: Literal["b64_json", "url"] | None = None
     output_format: OutputFormat | None = None
@@ -54,6 +63,8 @@ class DrawingBody(Body):
     min_p: Annotated[Float, Field(ge=0, le=1)] | None = None
     return_token_ids: Bool | None = None
     logprobs: Bool | None = None
+    safety_identifier: Annotated[str, Field(max_length=1024)] | None = None
+    user: Annotated[str, Field(max_length=1024)] | None = None
 
     @property
     def caption(self) -> str | None:
@@ -80,14 +91,23 @@ class DrawingBody(Body):
     @property
     def shown_quality(self) -> Quality:
         """The quality to echo. There is only one, so the rest is the best there is."""
-        return self.quality if self.quality in ("low", "medium", "high") else "high"
+        match self.quality:
+            case "low" | "medium" | "high" | "xhigh" | "max" as quality:
+                return quality
+            case _:
+                return "high"
 
 
 class ImageGenerationRequest(DrawingBody):
     """The body of an image generation. `codes` are the first codes of each picture, kept as they
     are; a null among them is drawn."""
 
-    refused: ClassVar[Mapping[str, tuple[object, ...]]] = {"image": (), "images": (), "mask": ()}
+    refused: ClassVar[Mapping[str, tuple[object, ...]]] = {
+        **DrawingBody.refused,
+        "image": (),
+        "images": (),
+        "mask": (),
+    }
 
     prompt: Annotated[str, Field(max_length=MAX_PROMPT_CHARS)]
     codes: Annotated[list[Int | None], Field(max_length=MAX_CODES)] | None = None
@@ -95,6 +115,42 @@ class ImageGenerationRequest(DrawingBody):
     @property
     def caption(self) -> str | None:
         """The prompt."""
+        return self.prompt
+
+
+class ImageReference(Body):
+    """An image by its URL. Files are not kept here, so there are no ids of any."""
+
+    refused: ClassVar[Mapping[str, tuple[object, ...]]] = {"file_id": ()}
+
+    image_url: str
+
+
+class ImageEditRequest(DrawingBody):
+    """The body of an edit. A form has the files `image` and `mask` instead of `images` and
+    `mask`."""
+
+    prompt: Annotated[str, Field(max_length=MAX_PROMPT_CHARS)]
+    images: Annotated[list[ImageReference], Field(max_length=MAX_EDIT_IMAGES)] | None = None
+    mask: ImageReference | None = None
+    strength: Annotated[Float, Field(ge=0, le=1)] | None = None
+
+    @property
+    def caption(self) -> str | None:
+        """The prompt."""
+        return self.prompt
+
+
+class ImageVariationRequest(DrawingBody):
+    """The form of a variation, beside its file `image`. Without a prompt, the model describes the
+    image to itself."""
+
+    prompt: Annotated[str, Field(max_length=MAX_PROMPT_CHARS)] | None = None
+    strength: Annotated[Float, Field(ge=0, le=1)] | None = None
+
+    @property
+    def caption(self) -> str | None:
+        """The prompt, if there is one."""
         return self.prompt
 
 
@@ -153,6 +209,7 @@ class ImagesReply(Reply):
     quality: Quality
     size: str
     usage: ImagesUsage
+    safety_identifier: str | None = None
 
 
 EventKind = Literal["image_generation", "image_edit"]

@@ -100,6 +100,29 @@ class TextToImage(DrawingOptions):
         return round(size[0] * factor), round(size[1] * factor)
 
 
+class ImageToImage(DrawingOptions):
+    """`img2img`. With a `mask`, what it marks is drawn anew as a whole; without, a share of
+    `denoising_strength`."""
+
+    without_effect: ClassVar[frozenset[str]] = _DIFFUSION_FIELDS | {
+        *(
+            "resize_mode",
+            "image_cfg_scale",
+            "mask_blur",
+            "mask_blur_x",
+            "mask_blur_y",
+            "mask_round",
+        ),
+        *("inpainting_fill", "inpaint_full_res", "inpaint_full_res_padding"),
+        *("initial_noise_multiplier", "include_init_images", "latent_mask"),
+    }
+
+    init_images: Annotated[list[str], Field(min_length=1, max_length=1)]
+    mask: str | None = None
+    inpainting_mask_invert: Bool | Annotated[Int, Field(ge=0, le=1)] | None = None
+    denoising_strength: Annotated[Float, Field(ge=0, le=1)] | None = None
+
+
 class DrawnImages(Reply):
     """The reply to both: files in base64, the request, and `info`, JSON in a string."""
 

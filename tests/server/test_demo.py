@@ -51,8 +51,6 @@ def test_the_client_script_gets_its_pictures(server: ServerInThread):
     assert {image.size for image in images} == {(512, 512)}
     assert [image.text["seed"] for image in images] == ["4", "5", "6", "7"]
     assert images[0].text["guidance_scale"] == "5.0"
-    other = drawn(server, prompt="a large red circle", seed=4, guidance=1.0)
-    assert other[0].tobytes() != images[0].tobytes()
 
 
 def test_a_question_about_a_file(client: httpx2.Client):
@@ -83,9 +81,7 @@ def test_a_question_about_a_file(client: httpx2.Client):
     }
     chat = client.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]
     assert ask() == chat["content"].strip()
-    hot = {ask(temperature=2, top_p=1, seed=seed) for seed in (1, 2)}
-    assert len(hot) == 2, "the seed has its effect"
-    assert ask(temperature=2, top_p=1, seed=1) in hot
+    assert ask(temperature=2, top_p=1, seed=1) != ask(temperature=2, top_p=1, seed=2)
 
 
 @pytest.mark.parametrize(

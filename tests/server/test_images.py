@@ -305,3 +305,34 @@ def test_the_settings_reach_the_pictures(tiny_checkpoint: Path):
         assert all(url.startswith("https://pictures.example/janus/v1/images/") for url in urls)
         found = [client.get(url.partition("/janus")[2]) for url in urls]
         assert sorted(reply.status_code for reply in found) == [200, 404], "room for one only"
+
+
+def test_the_identifier_comes_back(client: httpx2.Client):
+    assert draw(client, safety_identifier="a", user="b")["safety_identifier"] == "a"
+    assert draw(client, user="b")["safety_identifier"] == "b"
+
+
+@pytest.mark.parametrize(
+    ("quality", "shown"), [("max", "max"), ("low", "low"), ("hd", "high"), ("auto", "high")]
+)
+def test_the_quality_is_echoed(client: httpx2.Client, quality: str, shown: str):
+    assert draw(client, quality=quality)["quality"] == shown
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"frame_count": 9},
+        {"frame_duration_ms": 100},
+        {"svg": {"model": "x"}},
+        {"output_format": "gif"},
+        {"output_format": "svg"},
+        {"background": "transparent"},
+        {"markup": "x"},
+        {"image": "x"},
+    ],
+)
+def test_what_cannot_be_drawn_is_refused_by_name(client: httpx2.Client, body: dict):
+    reply = client.post(URL, json={"prompt": PROMPT} | body)
+    assert reply.status_code == 400
+    assert [reply.json()["error"]["param"]] == list(body)
