@@ -1,13 +1,14 @@
 """The C++ kernels at the shapes of Janus-Pro-1B, one by one, beside torch's linear layers.
 
-Reports time, bytes of weights per second, and their share of the bandwidth a plain sum reaches in the
-same run. Owns its shapes; random weights, so nothing is loaded. Several copies of each weight
+Reports time, bytes of weights per second, and their share of the bandwidth a plain sum reaches in
+the same run. Owns its shapes; random weights, so nothing is loaded. Several copies of each weight
 take turns, so that no cache holds them.
 
 Shape suffixes: R rows, K input width.
 """
 
 import argparse
+import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -64,7 +65,7 @@ def contestants(
     half = nn.Linear(k, n, bias=False, dtype=torch.bfloat16).requires_grad_(False)
     result: list[tuple[str, int, list[Callable[[torch.Tensor], torch.Tensor]]]] = [
         ("fp32", 4 * n * k, [PackedLinear(linear) for _ in range(copies)]),
-        ("bf16", 2 * n * k, [partial(_in_bf16, half)] * copies),
+        ("bf16", 2 * n * k, [partial(_in_bf16, copy.deepcopy(half)) for _ in range(copies)]),
     ]
     kernels = native.load()
     if kernels is not None:
