@@ -160,12 +160,12 @@ def test_leaving_while_the_picture_is_encoded(
 ):
     gate, begun = threading.Event(), threading.Event()
 
-    def slow(*_: object, **__: object) -> str:
+    def slow(*_: object, **__: object) -> bytes:
         begun.set()
         gate.wait()
-        return ""
+        return b""
 
-    monkeypatch.setattr(PictureFormat, "encode", slow)
+    monkeypatch.setattr(PictureFormat, "file", slow)
     body = {"prompt": "a star", "stream": stream}
     with caplog.at_level("INFO", logger="server.access"):
         connection = raw_post(server, "/v1/images/generations", body)

@@ -32,12 +32,12 @@ def test_images_and_prompts_never_touch_the_event_loop(
     pipeline = type(server.context.pipeline)
     for name in ("prepare_image", "text_requests", "image_requests"):
         watch(pipeline, name)
-    watch(PictureFormat, "encode")
+    watch(PictureFormat, "file")
     parts = [{"type": "image_url", "image_url": {"url": image_url}}]
     body = {"messages": [{"role": "user", "content": parts}], "max_tokens": 1}
     assert client.post("/v1/chat/completions", json=body).status_code == 200
     assert client.post("/v1/images/generations", json={"prompt": "x"}).status_code == 200
-    assert threads.keys() == {"prepare_image", "text_requests", "image_requests", "encode"}
+    assert threads.keys() == {"prepare_image", "text_requests", "image_requests", "file"}
     assert all(name.startswith("offload") for name in threads.values())
 
 

@@ -23,7 +23,7 @@ def failing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param == "chat":
         monkeypatch.setattr(ChatReply, "_logprobs", fail)
         return CHAT
-    monkeypatch.setattr(PictureFormat, "encode", fail)
+    monkeypatch.setattr(PictureFormat, "file", fail)
     return IMAGES
 
 
