@@ -88,7 +88,7 @@ class Engine:
         )
         self._executor = Executor(self._runner)
         # Read before the renderer's thread exists: what a thread sets is the default of new ones.
-        self._num_threads = torch.get_num_threads()
+        self.num_threads = torch.get_num_threads()
         self._renderer = new_renderer(model, settings, on_rendered=lambda: self.on_rendered())
         # Live requests by id, in exactly one of: the scheduler, `_rendering`.
         self._states: dict[str, RequestState] = {}
@@ -101,7 +101,7 @@ class Engine:
     def bind_thread(self) -> None:
         """Give the calling thread, the one that will call `step`, as many compute threads as torch
         had when the engine was built. Otherwise it could start with the renderer's single one."""
-        torch.set_num_threads(self._num_threads)
+        torch.set_num_threads(self.num_threads)
 
     # ---- requests in ----------------------------------------------------------------------------
 
@@ -193,6 +193,17 @@ class Engine:
             return None
         num_rows = 1 if request.uncond_token_ids is None else 2
         return self._horizon.of_more(1, num_rows=num_rows, num_prompt=len(request.token_ids))
+
+    @property
+    def has_waiting_text(self) -> bool:
+        """Whether text is among the requests that wait."""
+        return self._scheduler.has_waiting_text
+
+    @property
+    def next_start_s(self) -> float | None:
+        """Seconds until the next of the waiting pictures begins. None if none waits, and before any
+        step was measured. Thread-safe."""
+        return self._horizon.next_start_s()
 
     def _outlook(self, time_s: float) -> Outlook:
         num_codes, num_rendering = self._config.vq.num_codes, len(self._rendering)

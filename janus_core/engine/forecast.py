@@ -156,6 +156,15 @@ class Horizon:
         found = estimates.get(request_id)
         return None if found is None else _aged(found, outlook)
 
+    def next_start_s(self) -> float | None:
+        """Seconds until the first of the waiting pictures begins; None if none waits, and before
+        any step was measured."""
+        outlook = self._outlook
+        if len(outlook.drawings) <= outlook.num_running:
+            return None
+        found = self.of(outlook.drawings[outlook.num_running].request_id)
+        return None if found is None else found.wait_s
+
     def of_more(
         self, num_images: int, *, num_rows: int = 2, num_prompt: int = 0
     ) -> Estimate | None:

@@ -73,6 +73,11 @@ class Scheduler:
         return sum(answers, start=StepLoad())
 
     @property
+    def has_waiting_text(self) -> bool:
+        """Whether text is among the requests that wait."""
+        return bool(self._texts.waiting)
+
+    @property
     def has_work(self) -> bool:
         return bool(self.num_waiting or self.num_running)
 

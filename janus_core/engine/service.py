@@ -67,13 +67,13 @@ class EngineService:
             if self._is_draining:
                 raise DrainingError(
                     "The server is shutting down and takes no new work.",
-                    retry_after_s=self._retry_after_s(),
+                    retry_after_s=_in_bounds(self._mean_interval_s),
                 )
             num_waiting = self._engine.num_waiting + len(self._submitted)
             if num_waiting >= self._engine.settings.max_waiting:
                 raise QueueFullError(
                     f"{num_waiting} requests are waiting already, as many as may.",
-                    retry_after_s=self._retry_after_s(),
+                    retry_after_s=self._place_free_s(),
                 )
             assert request.id not in self._live, f"request {request.id} is live already"
             self._live.add(request.id)
@@ -186,6 +186,16 @@ class EngineService:
             self._is_woken = True
             self._changed.notify_all()
 
-    def _retry_after_s(self) -> float:
-        """A place in the queue becomes free when a request ends."""
-        return min(max(1.0, self._mean_interval_s), MAX_RETRY_AFTER_S)
+    def _place_free_s(self) -> float:
+        """When a place in the queue becomes free: pictures leave it when it is forecast. Answers do
+        when another ends, which only the past can tell; so does anything while nothing is known."""
+        next_s = self._engine.next_start_s
+        if next_s is None:
+            return _in_bounds(self._mean_interval_s)
+        if self._engine.has_waiting_text:
+            next_s = min(next_s, self._mean_interval_s)
+        return _in_bounds(next_s)
+
+
+def _in_bounds(seconds: float) -> float:
+    return min(max(1.0, seconds), MAX_RETRY_AFTER_S)

@@ -97,6 +97,32 @@ def test_a_picture_behind_others_waits_for_a_place() -> None:
     assert first.wait_s == 0.0
 
 
+def test_the_next_to_begin_waits_for_the_one_that_is_drawn() -> None:
+    """However many wait behind it."""
+    house = taught(Clock(lambda load: 10.0 * cpu(load), max_images=1))
+    horizon = Horizon(house.pace, house.model, num_codes=NUM_CODES)
+    house.add(*[image(name, 12) for name in "abcd"])
+    house.tick()
+
+    def seen(time_s: float) -> Outlook:
+        return house.scheduler.outlook(time_s, num_codes=NUM_CODES, num_rendering=0)
+
+    horizon.look(seen, num_images=4)
+    next_s, last = horizon.next_start_s(), horizon.of("d")
+    assert next_s == pytest.approx(last.wait_s / 3, rel=0.2)
+    assert next_s == pytest.approx(horizon.of("b").wait_s, rel=0.05)
+
+
+def test_nothing_begins_next_where_nothing_waits() -> None:
+    house = taught(Clock(cpu, max_images=1))
+    horizon = Horizon(house.pace, house.model, num_codes=NUM_CODES)
+    assert horizon.next_start_s() is None
+    house.add(image("a", 12))
+    house.tick()
+    horizon.look(lambda _: outlook(house), num_images=1)
+    assert horizon.next_start_s() is None
+
+
 def test_progress_says_what_remains(requests_for: Requests) -> None:
     engine = requests_for.engine()
     run(engine, requests_for.image("warm"))

@@ -17,7 +17,7 @@ from janus_core.errors import (
     QueueFullError,
     StepError,
 )
-from tests.core.engine.support import Log, Requests, run
+from tests.core.engine.support import Log, Requests, finish, run
 
 LONG = SamplingParams(seed=0, logit_bias=((40, 100.0),))  # never ends by itself
 TIMEOUT_S = 20.0
@@ -155,6 +155,55 @@ def test_a_full_queue_and_an_impossible_request_are_refused_at_once(
     assert 1.0 <= refusal.value.retry_after_s <= 60.0
 
 
+@pytest.mark.parametrize(
+    ("forecast_s", "has_text", "interval_s", "expected_s"),
+    [
+        (20.0, False, 3.0, 20.0),  # pictures leave the queue when it is forecast
+        (20.0, True, 3.0, 3.0),  # an answer may leave it sooner
+        (2.0, True, 30.0, 2.0),
+        (None, True, 3.0, 3.0),  # answers alone, or nothing measured yet
+        (0.0, False, 3.0, 1.0),
+        (4000.0, False, 3.0, 60.0),
+    ],
+)
+def test_who_is_refused_hears_when_a_place_is_free(
+    requests_for: Requests,
+    monkeypatch: pytest.MonkeyPatch,
+    forecast_s: float | None,
+    has_text: bool,
+    interval_s: float,
+    expected_s: float,
+) -> None:
+    house = House(requests_for, max_waiting=1)
+    engine = type(house.engine)
+    monkeypatch.setattr(engine, "next_start_s", property(lambda _: forecast_s))
+    monkeypatch.setattr(engine, "has_waiting_text", property(lambda _: has_text))
+    house.service._mean_interval_s = interval_s
+    house.service.submit(requests_for.text("t"))
+    with pytest.raises(QueueFullError) as refusal:
+        house.service.submit(requests_for.text("u"))
+    assert refusal.value.retry_after_s == expected_s
+    house.service.stop()
+
+
+def test_pictures_wait_as_long_as_the_engine_forecasts(requests_for: Requests) -> None:
+    """One at a time: the second one's start is the end of the first, in the engine's own words."""
+    engine = requests_for.engine(max_images=1)
+    run(engine, requests_for.image("warm"))
+    assert engine.next_start_s is None
+    for number in range(3):
+        engine.submit(requests_for.image(f"i{number}"))
+    engine.step()
+    assert not engine.has_waiting_text
+    assert 0.0 < engine.next_start_s <= engine.estimate("i1").wait_s + 0.5
+    assert engine.next_start_s < engine.estimate("i2").wait_s
+    engine.submit(requests_for.text("t"))
+    assert engine.has_waiting_text
+    finish(engine)
+    assert engine.next_start_s is None
+    assert not engine.has_waiting_text
+
+
 def test_an_accepted_request_keeps_its_place_when_the_queue_fills_behind_it(
     requests_for: Requests,
 ) -> None:
@@ -217,14 +266,13 @@ def test_a_dead_engine_fails_everyone_and_says_so(requests_for: Requests) -> Non
 
 def test_a_picture_lost_in_rendering_ends_the_wait(requests_for: Requests) -> None:
     house = House(requests_for, threaded_rendering=True)
-    decode = requests_for.model.decode_codes
     requests_for.model.decode_codes = lambda _: (_ for _ in ()).throw(RuntimeError("no memory"))
     try:
         house.service.start()
         house.service.submit(requests_for.image("i"))
         house.wait(house.has("i", Failed))
     finally:
-        requests_for.model.decode_codes = decode
+        del requests_for.model.decode_codes  # the class's shows again
         house.service.stop()
     assert isinstance(house.log["i"].end.error, StepError)
 
@@ -249,7 +297,7 @@ def test_a_slow_renderer_delays_no_step_and_drops_previews(requests_for: Request
         house.wait(house.has("i", Finished))
     finally:
         release.set()
-        requests_for.model.decode_codes = decode
+        del requests_for.model.decode_codes  # the class's shows again
         house.service.stop()
     assert len(house.log["i"].of_type(Preview)) == 1
     assert house.service.stats().num_dropped_previews == 2
@@ -276,7 +324,7 @@ def test_what_nobody_waits_for_is_not_rendered(requests_for: Requests) -> None:
         house.wait(house.has("last", Finished))
     finally:
         release.set()
-        requests_for.model.decode_codes = decode
+        del requests_for.model.decode_codes  # the class's shows again
         house.service.stop()
     assert house.log["gone"].end.reason == "cancelled"
     assert drawn == [house.log["first"].codes, house.log["last"].codes]
