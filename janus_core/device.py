@@ -22,6 +22,7 @@ from janus_core.errors import CheckpointError, ParameterError
 from janus_core.ops.formats import PLAIN, Formats, choose_formats
 from janus_core.ops.native import load as load_native
 from janus_core.ops.native import paths, problem
+from janus_core.threads import choose_threads
 
 DTYPES = {
     "float32": torch.float32,
@@ -111,6 +112,13 @@ def with_formats(
         native=load_native() if native else None,
     )
     return replace(placement, formats=formats)
+
+
+def use_threads(threads: int) -> int:
+    """Have torch, and what asks it, compute with as many threads from here on, in this thread and
+    in engines that it builds; 0 is one per core (`janus_core.threads`). Returns their number."""
+    torch.set_num_threads(choose_threads(threads))
+    return torch.get_num_threads()
 
 
 def describe_kernels() -> str:

@@ -15,7 +15,7 @@ from PIL import Image
 from janus_core.checkpoint import load_model, resolve_checkpoint
 from janus_core.codec import PictureCodec, keep_some
 from janus_core.config import ModelConfig, read_config
-from janus_core.device import Placement, fit, place, with_formats
+from janus_core.device import Placement, fit, place, use_threads, with_formats
 from janus_core.engine.engine import Engine
 from janus_core.engine.events import Event, Failed, Finished
 from janus_core.engine.request import (
@@ -94,16 +94,20 @@ class Pipeline:
         weight_format: str = "auto",
         kv_format: str = "auto",
         native: bool = True,
+        threads: int | None = None,
         settings: EngineSettings | None = None,
         limits: ImageLimits | None = None,
         name: str | None = None,
     ) -> "Pipeline":
         """Load a directory or a Hugging Face id, by default the embedded checkpoint.
 
-        The formats are those of `janus_core.ops.formats`; `native` allows the C++ kernels. Cheap
-        checks come first: a checkpoint of another model is refused before its weights are read.
-        Raises CheckpointError and ParameterError.
+        The formats are those of `janus_core.ops.formats`; `native` allows the C++ kernels.
+        `threads` compute, 0 for one per core; without it torch keeps what it has. Cheap checks come
+        first: a checkpoint of another model is refused before its weights are read. Raises
+        CheckpointError and ParameterError.
         """
+        if threads is not None:
+            use_threads(threads)
         placement = with_formats(
             place(device, dtype), weight_format=weight_format, kv_format=kv_format, native=native
         )
@@ -142,6 +146,11 @@ class Pipeline:
     def number_formats(self) -> str:
         """For example `fp16 weights, fp16 KV, native avx512`."""
         return self.placement.formats_name
+
+    @property
+    def num_threads(self) -> int:
+        """How many threads compute a step on a CPU."""
+        return self.engine.num_threads
 
     @property
     def attention_backend(self) -> str:

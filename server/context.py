@@ -59,6 +59,7 @@ class Context:
             "dtype": pipeline.dtype,
             "number_formats": pipeline.number_formats,
             "attention_backend": pipeline.attention_backend,
+            "threads": str(pipeline.num_threads),
         }
 
     def check_model(self, name: str | None, *, draws: bool = False) -> None:

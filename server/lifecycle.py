@@ -69,6 +69,7 @@ def load_pipeline(settings: Settings) -> Pipeline:
         weight_format=settings.weight_format,
         kv_format=settings.kv_format,
         native=settings.native,
+        threads=settings.threads,
         settings=EngineSettings(threaded_rendering=True, **given),
         limits=ImageLimits(
             max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels
@@ -158,11 +159,12 @@ def _announce_model(pipeline: Pipeline) -> None:
     per_position = bytes_per_position(config.backbone, pipeline.placement.kv_dtype.itemsize)
     logger.info("Model %s from %s", pipeline.name, pipeline.directory)
     logger.info(
-        "Device %s, dtype %s (%s), attention %s",
+        "Device %s, dtype %s (%s), attention %s, %d compute threads",
         pipeline.device,
         pipeline.dtype,
         pipeline.number_formats,
         pipeline.attention_backend,
+        pipeline.num_threads,
     )
     logger.info(
         "KV pool of %d positions (%.0f MiB), context %d, at most %d sequences; pictures of %d px",

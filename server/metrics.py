@@ -114,7 +114,7 @@ ENGINE_COUNTERS = {
     "image_compute_seconds": "Modelled time of steps that pictures added.",
 }
 INFO = "build_info"
-INFO_LABELS = ("version", "device", "dtype", "number_formats", "attention_backend")
+INFO_LABELS = ("version", "device", "dtype", "number_formats", "attention_backend", "threads")
 HTTP_COUNTER = "http_requests"
 HTTP_HISTOGRAM = "http_request_duration_seconds"
 

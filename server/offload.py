@@ -1,8 +1,9 @@
 """Threads for what would block the event loop: decoding and encoding images, tokenising.
 
 Owns the pool and the bound on its queue; knows nothing of the work. Few threads on purpose: on a
-CPU they compete with the engine's. Invariant: no more than `max_pending` new requests ever wait
-here, and work for a request that the engine has taken is never refused.
+CPU they compete with the engine's, behind which they step back. Invariant: no more than
+`max_pending` new requests ever wait here, and work for a request that the engine has taken is never
+refused.
 """
 
 import asyncio
@@ -11,16 +12,26 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 from janus_core.errors import QueueFullError
+from janus_core.threads import lower_priority
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+NICENESS = 5
+"""Behind the compute threads, which all wait for the one that is held up, but before the rendering
+of pictures: requests begin here."""
 
 
 class Offload:
     """Runs functions in a few threads of its own."""
 
     def __init__(self, *, num_threads: int, max_pending: int) -> None:
-        self._pool = ThreadPoolExecutor(num_threads, thread_name_prefix="offload")
+        self._pool = ThreadPoolExecutor(
+            num_threads,
+            thread_name_prefix="offload",
+            initializer=lower_priority,
+            initargs=(NICENESS,),
+        )
         self._max_pending = max_pending
         self._num_pending = 0
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -22,6 +22,7 @@ from pydantic_settings import (
 )
 
 from janus_core.errors import ParameterError
+from janus_core.threads import parse_threads
 from server.fetch_policy import parse_domains, parse_networks
 
 ENV_PREFIX = "JANUS_"
@@ -81,6 +82,12 @@ class Settings(BaseSettings):
     )
     native: bool = Field(
         True, description="Use the C++ kernels where they were compiled; plain torch otherwise."
+    )
+
+    threads: Annotated[int, BeforeValidator(parse_threads)] = Field(
+        0,
+        description="Threads that compute on a CPU. 0 or auto: OMP_NUM_THREADS if it is set, else "
+        "one per physical core that the process may use.",
     )
 
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")

@@ -26,10 +26,11 @@ ROOT = Path(__file__).parents[1]
 
 
 class ServerInThread:
-    """A server in this process. `client` has its address; `context` its parts."""
+    """A server in this process, which computes with one thread, as all tests do. `client` has its
+    address; `context` its parts."""
 
     def __init__(self, **settings: object) -> None:
-        self.settings = Settings(host="127.0.0.1", port=0, **settings)
+        self.settings = Settings(**{"host": "127.0.0.1", "port": 0, "threads": 1} | settings)
         self._listener = bind("127.0.0.1", port=0)
         self.url = url_of(self._listener)
         self.app = create_app(load_pipeline(self.settings), self.settings)

@@ -7,14 +7,12 @@ final pictures never.
 Shape suffixes: S codes of a picture.
 """
 
-import os
 import queue
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import compress
 from typing import Protocol
@@ -25,6 +23,7 @@ import torch
 from janus_core.engine.events import Pixels
 from janus_core.engine.settings import EngineSettings
 from janus_core.models.janus import JanusModel
+from janus_core.threads import lower_priority
 
 MID_GREY = 127
 """What is not drawn yet, as in the padding of input images."""
@@ -159,9 +158,7 @@ def enter_background() -> None:
     """Put the calling thread behind the compute threads: they spin at barriers and lose far more by
     a busy neighbour than it gains. One thread and a low priority, for this thread only."""
     torch.set_num_threads(1)
-    if sys.platform == "linux":
-        with suppress(OSError):  # a container may forbid it: pictures matter more
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), BACKGROUND_NICENESS)
+    lower_priority(BACKGROUND_NICENESS)
 
 
 def new_renderer(

@@ -10,7 +10,8 @@ from janus_core.config import BackboneConfig, ModelConfig
 from janus_core.errors import ParameterError
 
 SLOT_UNIT = 32
-"""Slots are multiples of this many positions, and start at one."""
+"""Slots are multiples of this many positions, and start at one. Attention reads whole units, so it
+is a multiple of every vector width too."""
 
 DEFAULT_STEP_TOKENS = 512
 """Tokens of a step where the machine does not ask for fewer (`janus_core.device.fit`)."""

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from janus_core.errors import CheckpointError, JanusError, RequestError
+from janus_core.threads import parse_threads
 from server.heap import loading
 
 EXIT_FAULT = 1
@@ -47,6 +48,12 @@ KvFormat = Annotated[
 ]
 Native = Annotated[
     bool, typer.Option(envvar="JANUS_NATIVE", help="Use the C++ kernels where they are.")
+]
+Threads = Annotated[
+    str,
+    typer.Option(
+        envvar="JANUS_THREADS", help="Threads that compute on a CPU; auto is one per core."
+    ),
 ]
 Seed = Annotated[int | None, typer.Option(help="Same seed, same result. Default: a random one.")]
 
@@ -84,6 +91,7 @@ def ask(
     weight_format: WeightFormat = "auto",
     kv_format: KvFormat = "auto",
     native: Native = True,
+    threads: Threads = "auto",
 ) -> None:
     """Ask a question about an image."""
     with loading():
@@ -101,6 +109,7 @@ def ask(
         weight_format=weight_format,
         kv_format=kv_format,
         native=native,
+        threads=parse_threads(threads),
     )
     answer(pipeline, files, question=question, system=system, options=options)
 
@@ -127,6 +136,7 @@ def draw(
     weight_format: WeightFormat = "auto",
     kv_format: KvFormat = "auto",
     native: Native = True,
+    threads: Threads = "auto",
 ) -> None:
     """Draw a picture."""
     with loading():
@@ -152,6 +162,7 @@ def draw(
         weight_format=weight_format,
         kv_format=kv_format,
         native=native,
+        threads=parse_threads(threads),
     )
     draw_pictures(pipeline, prompt, options=options, output=output)
 
@@ -177,6 +188,7 @@ def doctor(
     weight_format: WeightFormat = "auto",
     kv_format: KvFormat = "auto",
     native: Native = True,
+    threads: Threads = "auto",
 ) -> None:
     """See what this machine has, what fits on it, and what to do next."""
     with loading():
@@ -189,6 +201,7 @@ def doctor(
         weight_format=weight_format,
         kv_format=kv_format,
         native=native,
+        threads=parse_threads(threads),
     )
     raise typer.Exit(EXIT_USER if has_problem else 0)
 

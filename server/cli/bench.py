@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from janus_core.threads import parse_threads
 from server.heap import loading
 
 EXIT_FAILURES = 1
@@ -42,6 +43,7 @@ def bench(
         str, typer.Option(envvar="JANUS_KV_FORMAT", help="As for serve.")
     ] = "auto",
     native: Annotated[bool, typer.Option(envvar="JANUS_NATIVE", help="As for serve.")] = True,
+    threads: Annotated[str, typer.Option(envvar="JANUS_THREADS", help="As for serve.")] = "auto",
 ) -> None:
     """Time pictures, chats and questions on this machine; `janus bench serve` times a server."""
     if context.invoked_subcommand is not None:
@@ -57,6 +59,7 @@ def bench(
         weight_format=weight_format,
         kv_format=kv_format,
         native=native,
+        threads=parse_threads(threads),
     )
     bench_engine(pipeline, rounds=rounds, output=output)
 

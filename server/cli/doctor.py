@@ -13,10 +13,19 @@ import typer
 
 from janus_core.checkpoint.files import stored_shapes, weight_files
 from janus_core.config import ModelConfig, read_config
-from janus_core.device import Placement, describe_kernels, fit, free_bytes, place, with_formats
+from janus_core.device import (
+    Placement,
+    describe_kernels,
+    fit,
+    free_bytes,
+    place,
+    use_threads,
+    with_formats,
+)
 from janus_core.engine.settings import EngineSettings, bytes_per_position
 from janus_core.errors import CheckpointError, JanusError
 from janus_core.pipeline import EMBEDDED_CHECKPOINT
+from janus_core.threads import usable_cores
 
 PACKAGES = (
     "janus-serve",
@@ -37,15 +46,18 @@ def examine(
     weight_format: str,
     kv_format: str,
     native: bool,
+    threads: int,
 ) -> bool:
     """Print the report; returns whether something stands in the way of serving `model`."""
     for name, version in _versions():
         _line(name, version)
     try:
+        num_threads = use_threads(threads)
         placement = with_formats(
             place(device, dtype), weight_format=weight_format, kv_format=kv_format, native=native
         )
         _line("device", f"{placement.device}, {placement.hardware}, {placement.dtype_name}")
+        _line("threads", f"{num_threads}, on {usable_cores()} cores this process may use")
         _line("kernels", describe_kernels())
         _line("formats", placement.formats_name)
         _line("free memory", _gib(free_bytes(placement.device)))

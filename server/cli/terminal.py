@@ -21,6 +21,7 @@ def load_pipeline(
     weight_format: str = "auto",
     kv_format: str = "auto",
     native: bool = True,
+    threads: int = 0,
 ) -> Pipeline:
     """Load a model for one command, with a spinner meanwhile."""
     console = status_console()
@@ -32,6 +33,7 @@ def load_pipeline(
             weight_format=weight_format,
             kv_format=kv_format,
             native=native,
+            threads=threads,
         )
 
 

@@ -51,3 +51,4 @@ class Version(Reply):
     dtype: str
     number_formats: str
     attention_backend: str
+    threads: str

@@ -22,6 +22,7 @@ def janus(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
         return raised.value.code or 0, out, err
 
     monkeypatch.delenv("JANUS_MODEL", raising=False)
+    monkeypatch.setenv("JANUS_THREADS", "1")  # as all tests do
     return run
 
 

@@ -38,6 +38,7 @@ def janus(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
 
     for name in ("JANUS_MODEL", "JANUS_DEVICE", "JANUS_DTYPE"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("JANUS_THREADS", "1")  # as all tests do
     return run
 
 
@@ -108,6 +109,8 @@ def test_draw_writes_what_the_file_name_says(
         (("draw", "a", "-o", "nowhere/out.png"), "There is no directory nowhere."),
         (("draw", "a", "--guidance", "nan"), "guidance_scale must be within"),
         (("draw", "a", "--device", "tpu"), "device must be auto"),
+        (("draw", "a", "--threads", "all"), "threads must be auto or a number"),
+        (("draw", "a", "--threads", "99999"), "threads is 99999, but this process may run on"),
         (("ask", "missing.png", "What?"), "missing.png cannot be read"),
         (("doctor", "nobody/nothing"), ""),
         (("pull", "./not a model"), "There is no directory"),
@@ -146,6 +149,7 @@ def test_doctor_says_whether_the_model_fits_and_what_to_do(janus, tiny_checkpoin
     report = dict(line.split(maxsplit=1) for line in out.splitlines())
     assert {"python", "torch", "device", "weights", "model", "next"} <= report.keys()
     assert report["device"].startswith("cpu, ")
+    assert report["threads"].startswith("1, on ")
     assert report["next"] == f"janus serve {tiny_checkpoint}"
     code, out, _ = janus("doctor", "nobody/nothing", "--device", "cpu")
     assert code == 2

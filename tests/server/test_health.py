@@ -49,8 +49,10 @@ def test_version_names_what_runs(client: httpx2.Client):
         "dtype",
         "number_formats",
         "attention_backend",
+        "threads",
     }
     assert (version["model"], version["device"], version["dtype"]) == ("tiny", "cpu", "float32")
+    assert version["threads"] == "1"
 
 
 def test_metrics_count_what_was_done(client: httpx2.Client):

@@ -1,13 +1,15 @@
 """What would block the event loop runs in threads of its own, and not too much of it waits."""
 
 import asyncio
+import os
+import sys
 import threading
 
 import httpx2
 import pytest
 
 from janus_core.errors import QueueFullError
-from server.offload import Offload
+from server.offload import NICENESS, Offload
 from server.pictures import PictureFormat
 from tests.serving import ServerInThread
 
@@ -57,6 +59,20 @@ async def test_no_more_jobs_wait_than_may():
     assert await second
     assert await encoding
     assert await offload.run(lambda: 5) == 5
+    offload.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="niceness of threads is Linux's")
+async def test_jobs_stand_behind_what_computes():
+    """And the event loop does not."""
+
+    def niceness() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    offload = Offload(num_threads=2, max_pending=2)
+    before = niceness()
+    assert await asyncio.gather(*[offload.run(niceness) for _ in range(2)]) == [NICENESS] * 2
+    assert niceness() == before
     offload.close()
 
 

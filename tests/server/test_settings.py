@@ -87,3 +87,15 @@ def test_a_settings_file_must_exist_and_be_readable(tmp_path: Path):
 def test_settings_are_frozen():
     with pytest.raises(ValueError, match="frozen"):
         load_settings().port = 1
+
+
+def test_threads_are_a_number_or_auto(monkeypatch: pytest.MonkeyPatch):
+    assert load_settings().threads == 0
+    for given, meant in (("auto", 0), ("0", 0), ("4", 4)):
+        monkeypatch.setenv("JANUS_THREADS", given)
+        assert load_settings().threads == meant
+        assert load_settings({"threads": given}).threads == meant
+    for wrong in ("-1", "many", "1.5"):
+        with pytest.raises(ParameterError, match="threads must be auto or a number") as refusal:
+            load_settings({"threads": wrong})
+        assert refusal.value.param == "threads"

@@ -18,9 +18,10 @@ from itertools import groupby
 import torch
 import torch.nn.functional as F
 
+from janus_core.engine.settings import SLOT_UNIT
 from janus_core.models.inputs import Span
 
-READ_UNIT = 32
+READ_UNIT = SLOT_UNIT
 """A slot's room is a multiple of it, so reading ahead stays inside. A multiple of every vector
 width: masked positions then fall into lanes of their own and add exact zeros."""
 

@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from janus_core.engine.settings import SLOT_UNIT
+from janus_core.engine.slots import round_up
 from janus_core.models.inputs import Span
-from janus_core.ops.attention.sdpa import READ_UNIT, SdpaAttention
+from janus_core.ops.attention.sdpa import SdpaAttention
 
 CPU = torch.device("cpu")
 SDPA = SdpaAttention()
@@ -101,4 +102,8 @@ def test_no_bit_of_a_decoded_row_depends_on_the_others(head_dim: int) -> None:
 
 
 def test_reading_ahead_stays_in_the_slot() -> None:
-    assert SLOT_UNIT % READ_UNIT == 0
+    """Room is whole units of the engine's slots; attention must not read beyond them."""
+    for context in range(1, 4 * SLOT_UNIT):
+        spans = [Span(0, 1, 0, context), Span(1, 1, round_up(context), context)]
+        (group,) = SDPA.arrange(spans, device=CPU).groups
+        assert context <= group.num_read <= round_up(context)
