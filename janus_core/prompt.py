@@ -142,12 +142,12 @@ class PromptBuilder:
         text = prompt.strip()
         if not text:
             raise PromptError("The prompt is empty.", param="prompt")
-        self._check_length(text, "prompt")
+        self._check_length(len(text), "prompt")
         token_ids = self._caption_ids(text)
         room = len(token_ids) - 2
         fill: list[int] = []
         if negative_prompt is not None and (negative := negative_prompt.strip()):
-            self._check_length(negative, "negative_prompt")
+            self._check_length(len(negative), "negative_prompt")
             fill = self._fitted(self._caption_ids(negative)[1:-1], room)
         uncond = [self._tokenizer.bos_id, *[self._tokenizer.pad_id] * (room - len(fill)), *fill]
         uncond.append(self._tokenizer.begin_of_image_id)
@@ -223,7 +223,9 @@ class PromptBuilder:
             text = _joined(message.parts)
             if message.role == "user" and not has_images and not text.strip():
                 raise PromptError(f"Message {index}, of the user, is empty.", param=param)
-            self._check_length(text, param)
+            self._check_length(len(text), param)
+        # Each of a thousand messages may be short enough by itself.
+        self._check_length(sum(len(_joined(m.parts)) for m in messages), "messages")
         if continue_final and (
             messages[-1].role != "assistant" or not _joined(messages[-1].parts).strip()
         ):
@@ -232,15 +234,15 @@ class PromptBuilder:
                 param="continue_final_message",
             )
 
-    def _check_length(self, text: str, param: str) -> None:
+    def _check_length(self, num_chars: int, param: str) -> None:
         """Refuse a text that exceeds the context even in the longest tokens there are.
 
         Done before encoding, so that a huge text costs nothing.
         """
         limit = self._max_positions * self._tokenizer.max_token_bytes
-        if len(text) > limit:
+        if num_chars > limit:
             raise ContextLengthError(
-                f"{param} has {len(text)} characters, which cannot fit the model's context of "
+                f"{param} has {num_chars} characters, which cannot fit the model's context of "
                 f"{self._max_positions} tokens.",
                 param=param,
             )

@@ -21,6 +21,11 @@ from janus_core.strict_json import read_object
 
 TOKENIZER_FILE = "tokenizer.json"
 
+LOCKED_CHARS = 4096
+"""The library holds the interpreter's lock while it encodes a single text, a second for a million
+characters, in which no other thread goes on. For longer texts than this it is asked for a batch of
+one: it then lets go of the lock and encodes in threads of its own."""
+
 # U+FF5C is a full-width bar, U+2581 a low block: as escapes, because they look like `|` and `_`.
 BOS = "<\uff5cbegin\u2581of\u2581sentence\uff5c>"
 EOS = "<\uff5cend\u2581of\u2581sentence\uff5c>"
@@ -75,7 +80,11 @@ class Tokenizer:
             raise PromptError(
                 f"The text is not valid Unicode: character {error.start} is an unpaired surrogate."
             ) from None
-        ids: list[int] = self._bpe.encode(text, add_special_tokens=False).ids
+        if len(text) <= LOCKED_CHARS:
+            encoding = self._bpe.encode(text, add_special_tokens=False)
+        else:
+            (encoding,) = self._bpe.encode_batch_fast([text], add_special_tokens=False)
+        ids: list[int] = encoding.ids
         return ids
 
     def encode_pieces(self, pieces: Iterable[int | str]) -> list[int]:

@@ -224,6 +224,10 @@ def test_text_that_cannot_fit_is_refused_before_it_is_encoded() -> None:
     with pytest.raises(ContextLengthError, match="cannot fit the model's context of 4 tokens") as e:
         builder.understanding([user("a"), assistant("x" * (longest + 1)), user("b")])
     assert e.value.param == "messages.1.content"
+    half = [user("a" * (longest // 2 + 1)), assistant("b" * (longest // 2 + 1))]
+    with pytest.raises(ContextLengthError, match="cannot fit the model's context of 4 tokens") as e:
+        builder.understanding([*half, user("c")])
+    assert e.value.param == "messages"
     with pytest.raises(ContextLengthError):
         builder.generation("x" * (longest + 1))
     assert builder.generation("x" * longest)

@@ -1,6 +1,9 @@
 """Text stays text, ids are looked up by string, and streaming decodes what decoding decodes."""
 
 import json
+import threading
+import time
+from itertools import pairwise
 
 import pytest
 from hypothesis import example, given
@@ -113,6 +116,28 @@ def test_image_tokens_that_are_not_marked_special_are_control_tokens_all_the_sam
 def test_unpaired_surrogates_are_refused() -> None:
     with pytest.raises(PromptError, match="character 1 is an unpaired surrogate"):
         PRO.encode_text("a\ud800b")
+
+
+def test_other_threads_go_on_while_a_long_text_is_encoded() -> None:
+    text = "the quick brown fox " * 20_000
+    is_done = threading.Event()
+    awake_s: list[float] = []
+
+    def stay_awake() -> None:
+        while not is_done.wait(0.001):
+            awake_s.append(time.monotonic())
+
+    thread = threading.Thread(target=stay_awake)
+    thread.start()
+    started_s = time.monotonic()
+    ids = PRO.encode_text(text)
+    ended_s = time.monotonic()
+    is_done.set()
+    thread.join()
+    times_s = [started_s, *[s for s in awake_s if started_s < s < ended_s], ended_s]
+    longest_s = max(after - before for before, after in pairwise(times_s))
+    assert longest_s < (ended_s - started_s) / 2
+    assert ids == PRO_ORACLE.encode(text, add_special_tokens=False).ids
 
 
 def test_loading(tmp_path) -> None:
