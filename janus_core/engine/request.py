@@ -46,7 +46,8 @@ class SamplingParams:
         _within("top_k", self.top_k, 0, 2**31 - 1)
         _within("top_p", self.top_p, 0.0, 1.0, open_low=True)
         _within("min_p", self.min_p, 0.0, 1.0)
-        _within("repetition_penalty", self.repetition_penalty, 0.0, 100.0, open_low=True)
+        # A penalty that is 0 in float32 would make numbers of what is impossible.
+        _within("repetition_penalty", self.repetition_penalty, 0.01, 100.0)
         _within("presence_penalty", self.presence_penalty, -2.0, 2.0)
         _within("frequency_penalty", self.frequency_penalty, -2.0, 2.0)
         for _, bias in self.logit_bias:

@@ -47,7 +47,7 @@ class TextSampling(Body):
     # vLLM's names.
     top_k: TopK | None = None
     min_p: Annotated[Float, Field(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[Float, Field(gt=0, le=100)] | None = None
+    repetition_penalty: Annotated[Float, Field(ge=0.01, le=100)] | None = None
     min_tokens: Annotated[Int, Field(ge=0)] | None = None
     stop_token_ids: Annotated[list[Annotated[Int, Field(ge=0)]], Field(max_length=128)] | None = (
         None

@@ -78,6 +78,7 @@ def refused(client: httpx2.Client, url: str, body: object, *, status: int = 400)
         ({"presence_penalty": 3}, "presence_penalty"),
         ({"frequency_penalty": -3}, "frequency_penalty"),
         ({"repetition_penalty": 0}, "repetition_penalty"),
+        ({"repetition_penalty": 1e-46}, "repetition_penalty"),
         ({"logit_bias": {"1": 101}}, "logit_bias.1"),
         ({"logit_bias": {"one": 1}}, "logit_bias"),
         ({"logit_bias": {"-1": 1}}, "logit_bias"),

@@ -314,6 +314,19 @@ def test_penalties_see_prompt_and_output(requests_for: Requests) -> None:
     assert not set(log["t"].ids) & set(prompt)
 
 
+@pytest.mark.parametrize("penalty", [0.01, 100.0])
+def test_no_penalty_makes_a_token_of_what_is_impossible(
+    requests_for: Requests, penalty: float
+) -> None:
+    """The prompt holds control tokens, which answers never do."""
+    params = SamplingParams(seed=0, temperature=0.0, repetition_penalty=penalty)
+    ids = run(requests_for.engine(), requests_for.text("t", images=(1,), sampling=params))["t"].ids
+    assert not requests_for.tokenizer.control_ids.intersection(ids)
+    with pytest.raises(ParameterError) as raised:
+        SamplingParams(seed=0, repetition_penalty=1e-46)
+    assert raised.value.param == "repetition_penalty"
+
+
 def test_a_bias_forces_a_token_and_a_code(requests_for: Requests) -> None:
     forced = SamplingParams(seed=0, temperature=0.0, logit_bias=((40, 100.0),))
     log = run(
