@@ -75,16 +75,17 @@ def decode_mask(
 ) -> Image.Image | None:
     """What an image file marks for drawing, mode L, 255 where it does; None if it marks nothing.
 
-    A file with transparency marks what is fully transparent (OpenAI's masks), any other what is
-    light (those of AUTOMATIC1111). Raises what `decode_image` raises.
+    A file with transparent pixels marks those that are fully so (OpenAI's masks), any other what is
+    light. Raises what `decode_image` raises.
     """
     mask = _converted(_checked(data, limits, param), _marked, param)
     return mask if mask.getbbox() else None
 
 
-def has_transparency(data: bytes) -> bool:
-    """Whether an image file that can be decoded has transparency."""
-    return Image.open(io.BytesIO(data), formats=_DECODERS).has_transparency_data
+def decode_alpha(data: bytes, limits: ImageLimits, *, param: str | None = None) -> Image.Image:
+    """How opaque each pixel of an image file is, mode L, upright: 0 is transparent, and without
+    transparency everything is 255. Raises what `decode_image` raises."""
+    return _converted(_checked(data, limits, param), _alpha, param)
 
 
 def _converted(
@@ -184,10 +185,18 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def _alpha(image: Image.Image) -> Image.Image:
+    """An alpha channel does not mean that anything is transparent: many programs always write
+    one."""
+    if image.has_transparency_data:
+        return image.convert("RGBA").getchannel("A")
+    return Image.new("L", image.size, 255)
+
+
 def _marked(image: Image.Image) -> Image.Image:
     """255 where a mask marks a pixel, else 0."""
-    if image.has_transparency_data:
-        alpha = image.convert("RGBA").getchannel("A")
+    alpha = _alpha(image)
+    if alpha.getextrema() != (255, 255):
         return alpha.point([255] + [0] * 255)
     return _rgb(image).convert("L").point([255 * (level >= 128) for level in range(256)])
 

@@ -33,9 +33,9 @@ from janus_core.images import (
     ImageProcessor,
     Pixels,
     PreparedImage,
+    decode_alpha,
     decode_image,
     decode_mask,
-    has_transparency,
 )
 from janus_core.options import ImageOptions, TextOptions, seeds, spread, text_sampling
 from janus_core.prompt import Message, PromptBuilder
@@ -280,12 +280,12 @@ class Pipeline:
         """What to force in order to draw a part of a client's picture anew: `forced_codes`.
 
         The part is what `mask` marks (`decode_mask`), scaled to the picture if it has another size;
-        without a mask, what is transparent in the picture; None if that has no transparency either.
+        without a mask, what is transparent in the picture; None if nothing of it is.
         Raises ImageInputError, and ParameterError if nothing is marked.
         """
         picture = decode_image(data, self.limits, param=param)
         if mask is None:
-            if not has_transparency(data):
+            if decode_alpha(data, self.limits, param=param).histogram()[0] == 0:
                 return None
             mask, mask_param = data, param
         marked = decode_mask(mask, self.limits, param=mask_param)

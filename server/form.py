@@ -24,7 +24,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from janus_core.errors import ParameterError
-from server.json_route import JsonRequest
+from server.json_route import JsonRequest, refuse_other_sites
 from server.middleware import CLIENT_GONE
 from server.offload import Offload
 from server.schemas.common import Body
@@ -90,8 +90,7 @@ async def read_form(request: Request, offload: Offload) -> Form:
     Raises HTTPException 415 for another content type, 403 for a form of another site's page and 400
     for bytes that are no form; ParameterError for too long a field.
     """
-    if request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
-        raise HTTPException(403, "Pages of other sites may not use this server.")
+    refuse_other_sites(request)
     header = request.headers.get("content-type", "")
     media_type, options = parse_options_header(header)
     body = await request.body()

@@ -40,7 +40,8 @@ class JsonRequest(Request):
 
 
 class JsonRoute(APIRoute):
-    """A route whose body must say that it is JSON, so that no web form can send it."""
+    """A route whose body must say that it is JSON, so that no web form can send it; without a body
+    it is for our own pages and for clients that are no browser."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """FastAPI's handler with our way of reading the body."""
@@ -50,6 +51,8 @@ class JsonRoute(APIRoute):
             media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
             if self.body_field is not None and media_type != "application/json":
                 raise HTTPException(415, "The content type must be application/json.")
+            if self.body_field is None and request.method == "POST":
+                refuse_other_sites(request)
             json_request = JsonRequest(request.scope, request.receive)
             try:
                 await json_request.body()  # kept for whoever asks next
@@ -74,6 +77,13 @@ async def unless_client_leaves(request: Request, answer: Coroutine[Any, Any, Res
     finally:
         answering.cancel()
         leaving.cancel()
+
+
+def refuse_other_sites(request: Request) -> None:
+    """Refuse what a page of another site sent, where nothing else keeps it from being sent: such
+    a page can post a form, or nothing, without being asked. Raises HTTPException 403."""
+    if request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+        raise HTTPException(403, "Pages of other sites may not use this server.")
 
 
 def _has_too_many_values(body: bytes) -> bool:

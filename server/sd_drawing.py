@@ -16,7 +16,7 @@ from PIL import ImageOps
 
 from janus_core.engine.request import ImageRequest
 from janus_core.errors import ParameterError, RequestError
-from janus_core.images import ImageLimits, decode_image
+from janus_core.images import ImageLimits, decode_alpha, decode_image
 from janus_core.options import ImageOptions
 from janus_core.pipeline import Pipeline
 from server.context import Context
@@ -105,8 +105,11 @@ def _client_names() -> Iterator[None]:
 
 def _mask_of(data: bytes, *, invert: bool, limits: ImageLimits) -> bytes:
     """A mask whose light parts are drawn anew, without transparency, which would mean something
-    else."""
-    grey = decode_image(data, limits, param="mask").convert("L")
+    else. One with transparency, as brushes make it, marks what it covers (`create_binary_mask` in
+    `modules/processing.py` there)."""
+    grey = decode_alpha(data, limits, param="mask")
+    if grey.getextrema() == (255, 255):
+        grey = decode_image(data, limits, param="mask").convert("L")
     buffer = io.BytesIO()
     (ImageOps.invert(grey) if invert else grey).save(buffer, "PNG")
     return buffer.getvalue()

@@ -47,6 +47,9 @@ async def edit_image(request: Request) -> Response:
     else:
         form = await read_form(request, context_of(request).offload)
         body = form.body(ImageEditRequest)
+        for name in ("images", "mask"):
+            if getattr(body, name) is not None:
+                raise ParameterError("The images of a form are files.", param=name)
         image, mask = _uploaded(form)
     return await unless_client_leaves(request, _edit(request, body, image, mask))
 

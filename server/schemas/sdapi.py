@@ -13,8 +13,12 @@ from pydantic import Field
 from server.schemas.common import INT64_MAX, Body, Bool, Float, Int, Reply
 from server.schemas.images import MAX_PROMPT_CHARS, Guidance
 
+MAX_NUMBER = 2**31 - 1
+"""Of sizes and counts, so that their products are numbers; the settings allow far less."""
+
 Text = Annotated[str, Field(max_length=MAX_PROMPT_CHARS)]
-Side = Annotated[Int, Field(ge=1)]
+Side = Annotated[Int, Field(ge=1, le=MAX_NUMBER)]
+Count = Annotated[Int, Field(ge=1, le=MAX_NUMBER)]
 
 _DIFFUSION_FIELDS = frozenset(
     {
@@ -45,8 +49,8 @@ class DrawingOptions(Body):
     prompt: Text = ""
     negative_prompt: Text | None = None
     seed: Annotated[Int, Field(ge=-1, le=INT64_MAX)] | None = None
-    batch_size: Annotated[Int, Field(ge=1)] | None = None
-    n_iter: Annotated[Int, Field(ge=1)] | None = None
+    batch_size: Count | None = None
+    n_iter: Count | None = None
     cfg_scale: Guidance | None = None
     width: Side | None = None
     height: Side | None = None
@@ -80,8 +84,8 @@ class TextToImage(DrawingOptions):
 
     enable_hr: Bool | None = None
     hr_scale: Annotated[Float, Field(gt=0, le=64)] | None = None
-    hr_resize_x: Annotated[Int, Field(ge=0)] | None = None
-    hr_resize_y: Annotated[Int, Field(ge=0)] | None = None
+    hr_resize_x: Annotated[Int, Field(ge=0, le=MAX_NUMBER)] | None = None
+    hr_resize_y: Annotated[Int, Field(ge=0, le=MAX_NUMBER)] | None = None
 
     def final_size(self) -> tuple[int, int] | None:
         """After the enlargement, which a size of its own or else a factor decides."""

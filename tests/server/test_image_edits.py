@@ -78,6 +78,19 @@ def test_transparency_of_the_image_is_a_mask(client: httpx2.Client, source, mask
     assert (np.reshape(picture["token_ids"], (4, 4))[:, :2] == codes[:, :2]).all()
 
 
+def test_an_image_may_have_an_alpha_channel_and_no_transparency(client: httpx2.Client, source):
+    plain = edit(client, source)["data"]
+    assert edit(client, source.convert("RGBA"))["data"] == plain
+    half = source.copy()
+    half.putalpha(128)
+    assert num_kept(edit(client, half)["data"][0], codes_of(client, half)) >= 4
+
+
+def test_a_black_and_white_mask_may_have_an_alpha_channel(client: httpx2.Client, source, mask):
+    white = Image.fromarray(255 - np.asarray(mask.getchannel("A"))).convert("RGBA")
+    assert edit(client, source, mask=white)["data"] == edit(client, source, mask=mask)["data"]
+
+
 @pytest.mark.parametrize(("strength", "at_least"), [(None, 4), (0, 15), (0.25, 12), (0.5, 8)])
 def test_strength_is_the_share_drawn_anew(client: httpx2.Client, source, strength, at_least):
     codes = codes_of(client, source)
@@ -176,6 +189,14 @@ def test_a_variation_without_a_prompt_draws_what_the_model_sees(client: httpx2.C
         ({"data": {"prompt": PROMPT}, "files": {"other": b"x"}}, "image"),
         ({"data": {"prompt": PROMPT}, "files": {"image": b"x"}}, "image"),
         ({"data": {}, "files": {"image": b"x"}}, "prompt"),
+        (
+            {"data": {"prompt": PROMPT, "mask": '{"image_url": "x"}'}, "files": {"image": b"x"}},
+            "mask",
+        ),
+        (
+            {"data": {"prompt": PROMPT, "images": "[]"}, "files": {"image": b"x"}},
+            "images",
+        ),
         ({"data": {"prompt": PROMPT}, "files": {"image": b"x", "markup": b"x"}}, "markup"),
         (
             {"data": {"prompt": PROMPT}, "files": [("image[]", b"x"), ("image[]", b"x")]},
@@ -241,6 +262,9 @@ def test_img2img_keeps_a_share_or_what_the_mask_leaves(client: httpx2.Client, so
     assert drawn(mask=data_url(white), denoising_strength=0.25) == edited(mask=mask)
     black = Image.fromarray(np.asarray(mask.getchannel("A")))
     assert drawn(mask=data_url(black), inpainting_mask_invert=1) == edited(mask=mask)
+    strokes = Image.new("RGBA", mask.size, "black")
+    strokes.putalpha(white)
+    assert drawn(mask=data_url(strokes)) == edited(mask=mask), "what a brush has covered"
     assert drawn(prompt="") != drawn()
     for fields, param in (
         ({"init_images": []}, "init_images"),

@@ -104,6 +104,11 @@ def test_no_images_on_request(client: httpx2.Client):
         ({"batch_size": 3, "n_iter": 3}, "batch_size"),
         ({"width": 8}, "width"),
         ({"width": 5000}, "width"),
+        ({"width": 10**400, "enable_hr": True}, "width"),
+        ({"width": 64, "enable_hr": True, "hr_resize_x": 10**400}, "hr_resize_x"),
+        ({"width": 64, "enable_hr": True, "hr_scale": 0.01}, "width"),
+        ({"batch_size": 10**4000, "n_iter": 10**4000}, "batch_size"),
+        ({"batch_size": 2**31 - 1, "n_iter": 2**31 - 1}, "batch_size"),
         ({"cfg_scale": -1}, "cfg_scale"),
         ({"tiling": True}, "tiling"),
         ({"styles": ["x"]}, "styles"),
@@ -164,6 +169,13 @@ def test_nothing_runs(client: httpx2.Client):
     assert (found["progress"], found["current_image"]) == (0.0, None)
     assert found["state"]["job_count"] == 0
     assert client.post("/sdapi/v1/interrupt").json() == {}
+
+
+@pytest.mark.parametrize("path", ["interrupt", "skip", "refresh-loras", "unload-checkpoint"])
+def test_pages_of_other_sites_cannot_interrupt(client: httpx2.Client, path: str):
+    reply = client.post(f"/sdapi/v1/{path}", headers={"sec-fetch-site": "cross-site"})
+    assert reply.status_code == 403
+    assert client.post(f"/sdapi/v1/{path}").status_code == 200
 
 
 def test_progress_shows_the_drawing_and_interrupt_ends_it(mini_checkpoint):
