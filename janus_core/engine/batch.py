@@ -17,6 +17,7 @@ import torch
 from janus_core.engine.plan import Chunk, StepPlan
 from janus_core.engine.sequence import RequestState, Role, Sequence
 from janus_core.models.inputs import BatchInputs, Span
+from janus_core.ops.transfer import upload
 
 Embeddings = Callable[[RequestState, int], torch.Tensor]
 """The `[S, D]` embeddings of image `index` of a request."""
@@ -49,7 +50,7 @@ def move_batch(batch: Batch, device: torch.device) -> Batch:
     inputs = batch.inputs
 
     def moved(indices: torch.Tensor) -> torch.Tensor:
-        return indices.to(device, non_blocking=True)
+        return upload(indices, device)
 
     return replace(
         batch,
@@ -163,5 +164,5 @@ def _to_device(lists: list[list[int]], device: torch.device) -> list[torch.Tenso
     """int64 tensors, copied together."""
     packed = torch.from_numpy(np.fromiter((i for ids in lists for i in ids), dtype=np.int64))
     ends = list(accumulate(len(ids) for ids in lists))
-    packed = packed.to(device, non_blocking=True)
+    packed = upload(packed, device)
     return [packed[end - len(ids) : end] for ids, end in zip(lists, ends, strict=True)]

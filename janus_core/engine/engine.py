@@ -25,17 +25,17 @@ from janus_core.engine.execution import Executor
 from janus_core.engine.forecast import Estimate, Horizon, Outlook
 from janus_core.engine.graph_choice import new_step_graphs
 from janus_core.engine.pace import Pace
-from janus_core.engine.plan import StepPlan
+from janus_core.engine.plan import Sample, StepPlan
 from janus_core.engine.render import Rendered, RenderJob, new_renderer
 from janus_core.engine.report import finished_of, summary_of
 from janus_core.engine.request import ImageInput, ImageRequest, Request, TextRequest
-from janus_core.engine.runner import Runner, Sample
+from janus_core.engine.runner import Runner
 from janus_core.engine.scheduler import Scheduler
 from janus_core.engine.sequence import RequestState, new_state
 from janus_core.engine.settings import SLOT_UNIT, EngineSettings
 from janus_core.engine.slots import SlotPool
 from janus_core.engine.stats import EngineStats
-from janus_core.engine.step_model import StepModel
+from janus_core.engine.step_model import StepLoad, StepModel
 from janus_core.engine.text_output import TextOutput
 from janus_core.engine.vision_cache import VisionCache
 from janus_core.errors import (
@@ -141,6 +141,7 @@ class Engine:
             eos_id = self._tokenizer.eos_id
             self._outputs[request.id] = TextOutput(request, detokenizer, eos_id=eos_id)
         self._scheduler.add(state)
+        self._executor.replan()
 
     def cancel(self, request_id: str) -> None:
         """End a request and free its slots; without effect if it has ended already."""
@@ -174,7 +175,7 @@ class Engine:
     def step(self) -> list[Event]:
         """Advance every running request by one token at most, and report all that happened since
         the last call."""
-        plan = self._scheduler.plan()
+        plan = self._plan()
         self._start(plan)
         if plan.chunks:
             samples = self._run(plan)
@@ -248,6 +249,15 @@ class Engine:
 
     # ---- below: the parts of a step -------------------------------------------------------------
 
+    def _plan(self) -> StepPlan:
+        """What the device computes already, or a new plan."""
+        plan = self._executor.pending()
+        if plan is None:
+            return self._scheduler.plan()
+        self._scheduler.num_steps += 1
+        self._pace.settle(StepLoad(), plan.load, images_want=True)
+        return plan
+
     def _start(self, plan: StepPlan) -> None:
         """Report the requests that left the queue; those set back report only once."""
         now_s = time.monotonic()
@@ -259,7 +269,8 @@ class Engine:
     def _run(self, plan: StepPlan) -> list[Sample]:
         """Compute the plan, and fail the requests that cannot be computed."""
         load = plan.load
-        outcome = self._executor.run(plan)
+        is_all = len(plan.sampling) == self._scheduler.num_running
+        outcome = self._executor.run(plan, is_all=is_all)
         if outcome.is_whole:
             self._step_model.observe(load, outcome.done.duration_s)
         for state, error in outcome.failures:
@@ -363,6 +374,7 @@ class Engine:
         if self._rendering.pop(state.id, None) is None:
             self._scheduler.remove(state, keep_prefix=keep_prefix)
         self._runner.forget(state)
+        self._executor.replan()
         self._outputs.pop(state.id, None)
         del self._states[state.id]
 

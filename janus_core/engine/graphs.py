@@ -24,6 +24,7 @@ import torch
 from janus_core.models.inputs import BatchInputs
 from janus_core.models.rows import RowsModel
 from janus_core.ops.cuda.decode_ops import SPLIT, Draws, Rows
+from janus_core.ops.transfer import upload
 
 ROW_COUNTS = (2, 4, 8, 16, 32, 64, 96, 128, 192, 256)
 """Padded sizes; pictures have half of each. A padding row costs little beside reading the weights.
@@ -34,7 +35,8 @@ FIXED_ROWS = 64
 chooses the same one every time."""
 
 MAX_AHEAD = 32
-"""Most steps of `run_ahead`."""
+"""Most steps between two plans. A step of a small model takes a millisecond on a GPU: who waits for
+room waits little longer. Chosen, not measured."""
 
 _IDS, _POSITIONS, _CACHE, _STARTS, _CONTEXTS, _EMBEDDED, _ADVANCE = range(7)
 _COND, _UNCOND, _SEEDS, _PLACES = range(4)
@@ -124,6 +126,11 @@ class StepGraphs:
         own that read its keys once, but whoever asked for one size gets one size."""
         return self.is_deterministic or num_tokens <= self.max_rows
 
+    def takes_ahead(self, inputs: BatchInputs, pictures: Sequence[Picture]) -> bool:
+        """Whether a batch of pictures fits into one pass."""
+        num_rows = len(inputs.token_ids_T)
+        return num_rows <= self.max_rows and len(pictures) <= self.max_pictures
+
     @torch.inference_mode()
     def forward(self, inputs: BatchInputs) -> torch.Tensor:
         """Hidden vectors `[T, D]` of a batch whose index tensors are on the CPU.
@@ -162,19 +169,19 @@ class StepGraphs:
         return torch.cat(codes), torch.cat(finite)
 
     @torch.inference_mode()
-    def run_ahead(
+    def steps_ahead(
         self, inputs: BatchInputs, pictures: Sequence[Picture], *, num_steps: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """`num_steps` steps of a batch that consists of the last tokens of these pictures: codes
-        and finiteness, `[num_steps, I]` each. Each code is fed to the next step on the device.
+    ) -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
+        """Steps of a batch that consists of the last tokens of these pictures.
 
-        The slots must have room for `num_steps` tokens, and the batch fit into one pass.
+        Returns what may be called up to `num_steps` times: each call launches one step, and returns
+        its codes and finiteness, `[I]` each. A code is fed to the next step on the device. The
+        slots must have room for as many tokens as calls, `takes_ahead` the batch; once anything
+        else of these graphs is used, no call may follow.
         """
-        fields_FT = _row_fields(inputs)
-        num_rows = fields_FT.shape[1]
-        assert num_rows <= self.max_rows, "one pass"
-        assert len(pictures) <= self.max_pictures, "one pass"
+        assert self.takes_ahead(inputs, pictures), "one pass"
         assert 1 <= num_steps <= MAX_AHEAD, "as many steps as allowed"
+        fields_FT, num_pictures = _row_fields(inputs), len(pictures)
         fields_FT[_ADVANCE] = 1
         # Before anything is loaded: capturing overwrites the static memory.
         feed = self._graph("feed", self._padded(2 * len(pictures)))
@@ -182,12 +189,22 @@ class StepGraphs:
         self._load_pictures(
             pictures, [p.cond_row for p in pictures], [p.uncond_row for p in pictures]
         )
-        codes, finite = [], []
-        for _ in range(num_steps):
-            forward()
-            feed()
-            codes.append(self._codes_M[: len(pictures)].clone())
-            finite.append(self._finite_M[: len(pictures)].clone())
+
+        def step() -> tuple[torch.Tensor, torch.Tensor]:
+            with torch.inference_mode():
+                forward()
+                feed()
+                return self._codes_M[:num_pictures], self._finite_M[:num_pictures]
+
+        return step
+
+    def run_ahead(
+        self, inputs: BatchInputs, pictures: Sequence[Picture], *, num_steps: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`num_steps` of `steps_ahead` at once: codes and finiteness, `[num_steps, I]` each."""
+        step = self.steps_ahead(inputs, pictures, num_steps=num_steps)
+        drawn = [tuple(part.clone() for part in step()) for _ in range(num_steps)]
+        codes, finite = zip(*drawn, strict=True)
         return torch.stack(codes), torch.stack(finite)
 
     @torch.inference_mode()
@@ -237,9 +254,7 @@ class StepGraphs:
 
     def _upload(self, values: torch.Tensor) -> torch.Tensor:
         """To the device, without waiting for it."""
-        if self._device.type == "cuda":
-            values = values.pin_memory()
-        return values.to(self._device, non_blocking=True)
+        return upload(values, self._device)
 
     def _padded(self, num_rows: int) -> int:
         return next(size for size in self._sizes if size >= num_rows)

@@ -1,4 +1,4 @@
-"""What one step does, in integers: the contract between scheduler and runner.
+"""What one step does and what it brought, in integers: the contract between scheduler and runner.
 
 Owns nothing and knows no tensors. Invariant: the chunks of a plan belong to different sequences,
 and a request that samples has a chunk for each of its sequences, ending at the last known token.
@@ -6,6 +6,7 @@ and a request that samples has a chunk for each of its sequences, ending at the 
 
 from dataclasses import dataclass, field
 
+from janus_core.engine.events import SampledToken
 from janus_core.engine.sequence import RequestState, Sequence
 from janus_core.engine.slots import Copy
 from janus_core.engine.step_model import StepLoad
@@ -27,6 +28,16 @@ class Encode:
     state: RequestState
     index: int
     runs_tower: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What a step drew for one request: a word, or a code as a plain number. Not `is_finite`: the
+    model's output was not a number, and the token means nothing."""
+
+    state: RequestState
+    token: SampledToken
+    is_finite: bool
 
 
 @dataclass(slots=True)

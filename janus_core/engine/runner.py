@@ -12,16 +12,17 @@ constraint, N ids of the tokenizer.
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 
+from janus_core.engine.ahead import Flight, can_run_ahead, guidance_of, is_plain, pictures_of
 from janus_core.engine.batch import Batch, build_batch, move_batch
 from janus_core.engine.constraint import ConstraintCompiler, Mask, Matcher
 from janus_core.engine.events import CodeLogprob, SampledToken, TokenLogprob
-from janus_core.engine.graphs import Picture, StepGraphs
-from janus_core.engine.plan import Encode, StepPlan
+from janus_core.engine.graphs import MAX_AHEAD, Picture, StepGraphs
+from janus_core.engine.plan import Encode, Sample, StepPlan
 from janus_core.engine.request import ImageRequest, TextRequest
 from janus_core.engine.sequence import RequestState
 from janus_core.engine.slots import Copy
@@ -29,17 +30,8 @@ from janus_core.engine.vision_cache import VisionCache
 from janus_core.models.janus import JanusModel
 from janus_core.models.kv_pool import KvPool
 from janus_core.ops.sampling import SamplingRow, needs_history, sample
+from janus_core.ops.transfer import upload, upload_list
 from janus_core.tokenizer import Tokenizer
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """What a step drew for one request: a word, or a code as a plain number. Not `is_finite`: the
-    model's output was not a number, and the token means nothing."""
-
-    state: RequestState
-    token: SampledToken
-    is_finite: bool
 
 
 class Runner:
@@ -82,17 +74,31 @@ class Runner:
         """One step, without its copies. May be repeated for parts of the plan if it raises."""
         for encode in plan.encodes:
             self._encode(encode)
-        batch, hidden_TD = self._forward(plan)
+        batch, pictures, hidden_TD = self._forward(plan)
         parts: list[torch.Tensor] = []
         if batch.texts:
             parts += self._sample_texts(hidden_TD[batch.text_rows_R], batch.texts)
         if batch.guided or batch.unguided:
-            parts += self._sample_codes(hidden_TD, batch)
+            parts += self._sample_codes(hidden_TD, batch, pictures)
         if not parts:
             return []
         # float64 holds every id exactly, so that one copy brings ids and log-probabilities.
         flat = torch.cat([part.double() for part in parts]).tolist()  # sync:
         return _unpack(flat, batch)
+
+    @torch.inference_mode()
+    def fly(self, plan: StepPlan) -> Flight | None:
+        """The steps that begin with this plan, none of them launched; None where steps cannot run
+        ahead. Nothing else may be run before the last launched step of a flight was read."""
+        graphs = self._graphs
+        if graphs is None or not can_run_ahead(plan):
+            return None
+        batch = build_batch(plan, self._embedding, device=torch.device("cpu"))
+        pictures = pictures_of(batch)
+        if not graphs.takes_ahead(batch.inputs, pictures):
+            return None
+        step = graphs.steps_ahead(batch.inputs, pictures, num_steps=MAX_AHEAD)
+        return Flight(batch.images, step, num_codes=self._model.config.vq.num_codes)
 
     @torch.inference_mode()
     def clear(self, state: RequestState) -> None:
@@ -123,17 +129,19 @@ class Runner:
         assert len(embeddings_SD) == image.num_tokens, "as many embeddings as placeholders"
         self._embeddings.setdefault(state, {})[encode.index] = embeddings_SD
 
-    def _forward(self, plan: StepPlan) -> tuple[Batch, torch.Tensor]:
-        """The batch, and the hidden vectors of its packed tokens."""
+    def _forward(self, plan: StepPlan) -> tuple[Batch, list[Picture], torch.Tensor]:
+        """The batch, its pictures for the graphs, and the hidden vectors of its packed tokens."""
         graphs, device = self._graphs, self._model.device
         if graphs is None:
             batch = build_batch(plan, self._embedding, device=device)
-            return batch, self._model(batch.inputs, self._kv)
+            return batch, [], self._model(batch.inputs, self._kv)
         on_cpu = build_batch(plan, self._embedding, device=torch.device("cpu"))
         batch = move_batch(on_cpu, device)
+        # Read here, where it needs no copy from the device.
+        pictures = pictures_of(on_cpu)
         if not graphs.takes(len(on_cpu.inputs.token_ids_T)):
-            return batch, self._model(batch.inputs, self._kv)
-        return batch, graphs.forward(on_cpu.inputs)
+            return batch, pictures, self._model(batch.inputs, self._kv)
+        return batch, pictures, graphs.forward(on_cpu.inputs)
 
     def _embedding(self, state: RequestState, index: int) -> torch.Tensor:
         return self._embeddings[state][index]
@@ -146,14 +154,15 @@ class Runner:
         logits_RV = head.text_logits(hidden_RD)
         finite_R = logits_RV.sum(dim=-1).isfinite()
         wanted = [row for row, state in enumerate(states) if _num_top(state) is not None]
-        logprobs_KV = logits_RV[wanted].log_softmax(dim=-1) if wanted else None
+        wanted_K = upload_list(wanted, logits_RV.device)
+        logprobs_KV = logits_RV[wanted_K].log_softmax(dim=-1) if wanted else None
         logits_RV.masked_fill_(self._forbidden_V, -torch.inf)
         rows = [self._text_row(state) for state in states]
         ids_R = sample(logits_RV, self._constrain(logits_RV, states, rows))
         parts = [ids_R, finite_R]
         if logprobs_KV is not None:
             num_top = max(_num_top(states[row]) or 0 for row in wanted)
-            parts.append(logprobs_KV.gather(1, ids_R[wanted, None]).flatten())
+            parts.append(logprobs_KV.gather(1, ids_R[wanted_K, None]).flatten())
             top = logprobs_KV.masked_fill_(self._forbidden_V, -torch.inf).topk(num_top)
             parts += [top.indices.flatten(), top.values.flatten()]
         return parts
@@ -202,38 +211,37 @@ class Runner:
             left[index] = replace(row, banned_ids=())
         if constrained:
             device = logits_RV.device
-            forbidden_FN = torch.from_numpy(~np.stack(masks_FN)).to(device, non_blocking=True)
-            index_F = torch.tensor(constrained, device=device)
+            forbidden_FN = upload(torch.from_numpy(~np.stack(masks_FN)), device)
+            index_F = upload_list(constrained, device)
             logits_FN = logits_RV[index_F, : self._num_ids]
             logits_RV[index_F, : self._num_ids] = logits_FN.masked_fill_(forbidden_FN, -torch.inf)
         return left
 
-    def _sample_codes(self, hidden_TD: torch.Tensor, batch: Batch) -> list[torch.Tensor]:
+    def _sample_codes(
+        self, hidden_TD: torch.Tensor, batch: Batch, pictures: list[Picture]
+    ) -> list[torch.Tensor]:
         """Codes and finiteness per picture, guided ones first.
 
         On CUDA a picture without filters, penalties and log-probabilities is drawn by the graphs,
         beside whatever others: which function draws it depends on its request alone.
         """
-        plain = [row for row, state in enumerate(batch.images) if _is_plain(state)]
+        plain = [row for row, state in enumerate(batch.images) if is_plain(state)]
         if self._graphs is None or not plain:
             return self._sample_logits(hidden_TD, batch)
-        pictures = _pictures(batch)
         codes_R, finite_R = self._graphs.draw(hidden_TD, [pictures[row] for row in plain])
         if len(plain) == len(pictures):
             return [codes_R, finite_R]
         parts = self._sample_logits(hidden_TD, batch)
-        parts[0][plain], parts[1][plain] = codes_R, finite_R
+        plain_R = upload_list(plain, hidden_TD.device)
+        parts[0][plain_R], parts[1][plain_R] = codes_R, finite_R
         return parts
 
     def _sample_logits(self, hidden_TD: torch.Tensor, batch: Batch) -> list[torch.Tensor]:
         """Codes and finiteness of all pictures, then log-probabilities where they are wanted."""
         parts_C = []
         if batch.guided:
-            guidance_I = torch.tensor(
-                [_guidance(state) for state in batch.guided],
-                dtype=torch.float32,
-                device=hidden_TD.device,
-            )
+            scales = [guidance_of(state) for state in batch.guided]
+            guidance_I = upload_list(scales, hidden_TD.device, dtype=torch.float32)
             parts_C.append(
                 self._model.guided_code_logits(
                     hidden_TD[batch.cond_rows_I], hidden_TD[batch.uncond_rows_I], guidance_I
@@ -245,15 +253,19 @@ class Runner:
         finite_R = logits_RC.sum(dim=-1).isfinite()
         rows = [self._code_row(state) for state in batch.images]
         wanted = [row for row, state in enumerate(batch.images) if _wants_logprobs(state)]
-        guided_LC = logits_RC[wanted].log_softmax(dim=-1) if wanted else None
+        wanted_L = upload_list(wanted, hidden_TD.device)
+        guided_LC = logits_RC[wanted_L].log_softmax(dim=-1) if wanted else None
         codes_R = sample(logits_RC, rows)
         parts = [codes_R, finite_R]
         if guided_LC is not None:
-            codes_L1 = codes_R[wanted, None]
-            guided = [row for row in wanted if row < len(batch.guided)]
+            codes_L1 = codes_R[wanted_L, None]
+            num_guided = sum(row < len(batch.guided) for row in wanted)
+            guided_L = wanted_L[:num_guided]
             for rows_I in (batch.cond_rows_I, batch.uncond_rows_I):
-                logprobs_LC = self._model.code_logits(hidden_TD[rows_I[guided]]).log_softmax(dim=-1)
-                parts.append(logprobs_LC.gather(1, codes_L1[: len(guided)]).flatten())
+                logprobs_LC = self._model.code_logits(hidden_TD[rows_I[guided_L]]).log_softmax(
+                    dim=-1
+                )
+                parts.append(logprobs_LC.gather(1, codes_L1[:num_guided]).flatten())
             parts.append(guided_LC.gather(1, codes_L1).flatten())
         return parts
 
@@ -335,36 +347,3 @@ def _num_top(state: RequestState) -> int | None:
     log-probabilities."""
     request = state.request
     return request.logprobs if isinstance(request, TextRequest) else None
-
-
-def _is_plain(state: RequestState) -> bool:
-    """Whether nothing but guidance, temperature and noise decides a picture's codes."""
-    request, params = state.request, state.request.sampling
-    has_filter = params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0
-    is_edited = needs_history(params) or bool(params.logit_bias)
-    return isinstance(request, ImageRequest) and not (
-        has_filter or is_edited or request.code_logprobs
-    )
-
-
-def _pictures(batch: Batch) -> list[Picture]:
-    """What the graphs need to know of every picture, in the batch's order."""
-    pairs = zip(batch.cond_rows_I.tolist(), batch.uncond_rows_I.tolist(), strict=True)
-    rows = [*pairs, *((row, row) for row in batch.solo_rows_J.tolist())]
-    return [
-        Picture(
-            cond_row=cond_row,
-            uncond_row=uncond_row,
-            guidance=_guidance(state),
-            temperature=state.request.sampling.temperature,
-            seed=state.request.sampling.seed,
-            place=state.num_output,
-        )
-        for (cond_row, uncond_row), state in zip(rows, batch.images, strict=True)
-    ]
-
-
-def _guidance(state: RequestState) -> float:
-    request = state.request
-    assert isinstance(request, ImageRequest), "only pictures are guided"
-    return request.guidance

@@ -45,7 +45,7 @@ class Scheduler:
         self._texts = Kind(
             settings, pool, reserve_of_others=settings.image_reserve, lender=self._images
         )
-        self._num_steps = 0
+        self.num_steps = 0
         self._images_first = False
         self.num_set_backs = 0
         self.prefix_queries_tokens = 0
@@ -99,7 +99,7 @@ class Scheduler:
     def plan(self) -> StepPlan:
         """The next step. Slots are assigned at once; counts move in `commit`."""
         plan = StepPlan()
-        self._num_steps += 1
+        self.num_steps += 1
         self._take_back()
         self._make_room(plan)
         # What is admitted below has prompt left to compute, even if only its last token.
@@ -302,13 +302,13 @@ class Scheduler:
 
     def _block(self, state: RequestState) -> None:
         if state.blocked_since is None:
-            state.blocked_since = self._num_steps
+            state.blocked_since = self.num_steps
 
     def _patience_is_over(self, kind: Kind, *, before: Kind) -> bool:
         """Whether the first request of `kind` lacks room for so long, and longer than that of
         `before`, that `before` must leave it the room that becomes free."""
         since = kind.blocked_since()
-        if since is None or self._num_steps - since < self._settings.patience_steps:
+        if since is None or self.num_steps - since < self._settings.patience_steps:
             return False
         others = before.blocked_since()
         return others is None or since < others

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 
 from janus_core.engine.request import SamplingParams
+from janus_core.ops.transfer import upload, upload_list
 
 GREEDY_BELOW = 1e-5
 """Smaller temperatures are argmax: fp32 logits divided by them would overflow."""
@@ -70,7 +71,7 @@ def sample(logits_RV: torch.Tensor, rows: Sequence[SamplingRow]) -> torch.Tensor
     device = logits_RV.device
     temperatures = [p.temperature if d else 1.0 for p, d in zip(params, drawn, strict=True)]
     if any(temperature != 1.0 for temperature in temperatures):
-        logits_RV /= torch.tensor(temperatures, dtype=torch.float32, device=device)[:, None]
+        logits_RV /= upload_list(temperatures, device, dtype=torch.float32)[:, None]
     _filter(logits_RV, params)
     noise_RV = gumbel_noise(
         [p.seed for p in params],
@@ -79,7 +80,7 @@ def sample(logits_RV: torch.Tensor, rows: Sequence[SamplingRow]) -> torch.Tensor
         device=device,
     )
     if not all(drawn):
-        noise_RV *= torch.tensor(drawn, dtype=torch.float32, device=device)[:, None]
+        noise_RV *= upload_list(drawn, device, dtype=torch.float32)[:, None]
     return noise_RV.add_(logits_RV).argmax(dim=-1)
 
 
@@ -101,7 +102,9 @@ def gumbel_noise(
         if device.type == "cpu":
             bits_RV = torch.from_numpy(_bits_array(keys, num_tokens))
         else:
-            bits_RV = _bits_tensor(torch.from_numpy(keys.view(np.int64)).to(device), num_tokens)
+            bits_RV = _bits_tensor(
+                upload(torch.from_numpy(keys.view(np.int64)), device), num_tokens
+            )
     minus_uniform_RV = bits_RV.add_(0.5).mul_(-(2.0**-32)).clamp_(min=2.0**-24 - 1.0)
     return minus_uniform_RV.log1p_().neg_().log_().neg_()
 
@@ -157,10 +160,10 @@ def _filter(logits_RV: torch.Tensor, params: Sequence[SamplingParams]) -> None:
         return
     device = logits_RV.device
     chosen = [params[i] for i in filtered]
-    index_F = torch.tensor(filtered, device=device)
-    top_k_F1 = torch.tensor([p.top_k or size for p in chosen], device=device)[:, None]
-    top_p_F1 = torch.tensor([p.top_p for p in chosen], dtype=torch.float32, device=device)[:, None]
-    min_p_F1 = torch.tensor([p.min_p for p in chosen], dtype=torch.float32, device=device)[:, None]
+    index_F = upload_list(filtered, device)
+    top_k_F1 = upload_list([p.top_k or size for p in chosen], device)[:, None]
+    top_p_F1 = upload_list([p.top_p for p in chosen], device, dtype=torch.float32)[:, None]
+    min_p_F1 = upload_list([p.min_p for p in chosen], device, dtype=torch.float32)[:, None]
     sorted_FV, order_FV = logits_RV[index_F].sort(dim=-1, descending=True, stable=True)
     rank_V = torch.arange(size, device=device)
     sorted_FV.masked_fill_(rank_V >= top_k_F1, -torch.inf)
@@ -183,9 +186,9 @@ def _columns(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     rows, tokens, values = zip(*entries, strict=True)
     return (
-        torch.tensor(rows, dtype=torch.int64, device=device),
-        torch.tensor(tokens, dtype=torch.int64, device=device),
-        torch.tensor(values, dtype=torch.float32, device=device),
+        upload_list(rows, device),
+        upload_list(tokens, device),
+        upload_list(values, device, dtype=torch.float32),
     )
 
 
