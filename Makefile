@@ -1,5 +1,5 @@
 # make serve    start the server (embedded weights unless JANUS_MODEL or ARGS say otherwise)
-# make test     lint, types and tests: what .ci/run runs
+# make test     lint, types and tests; .ci/run runs it, and then make test-clients
 # Every target creates .venv when it is missing and installs pinned versions into it, once.
 
 PYTHON ?= python3.11

@@ -48,15 +48,22 @@ def check_errors():
         litellm.completion(model="openai/gpt-5", messages=question(), **TARGET)
 
 
-@pytest.mark.parametrize("mode", ["chat", "image_generation", "responses", "image_edit"])
-def check_health(mode: str):
+def health(mode: str, *, name: str) -> dict:
+    """What the proxy finds out about a model of this mode; `error` only if it is not well."""
+
     async def run() -> dict:
-        parameters = {"model": NAME, **TARGET}
+        parameters = {"model": name, **TARGET}
         if mode == "chat":
             parameters["messages"] = [{"role": "user", "content": "Hey, how are you?"}]
         return await litellm.ahealth_check(
             model_params=parameters, mode=mode, prompt="test from litellm"
         )
 
-    found = asyncio.run(run())
+    return asyncio.run(run())
+
+
+@pytest.mark.parametrize("mode", ["chat", "image_generation", "responses", "image_edit"])
+def check_health(mode: str):
+    found = health(mode, name=NAME)
     assert "error" not in found, found
+    assert "error" in health(mode, name="openai/no-such-model")
