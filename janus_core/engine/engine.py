@@ -86,6 +86,7 @@ class Engine:
         self._runner = Runner(
             model, tokenizer, kv=kv, vision_cache=self._vision_cache, graphs=graphs
         )
+        self.attention_backend = self._runner.attention_backend
         self._executor = Executor(self._runner)
         # Read before the renderer's thread exists: what a thread sets is the default of new ones.
         self.num_threads = torch.get_num_threads()
@@ -193,7 +194,12 @@ class Engine:
         if isinstance(request, TextRequest):
             return None
         num_rows = 1 if request.uncond_token_ids is None else 2
-        return self._horizon.of_more(1, num_rows=num_rows, num_prompt=len(request.token_ids))
+        return self._horizon.of_more(
+            1,
+            num_rows=num_rows,
+            num_prompt=len(request.token_ids),
+            num_codes=request.forced_codes.count(None) if request.forced_codes else None,
+        )
 
     @property
     def has_waiting_text(self) -> bool:
@@ -269,8 +275,7 @@ class Engine:
     def _run(self, plan: StepPlan) -> list[Sample]:
         """Compute the plan, and fail the requests that cannot be computed."""
         load = plan.load
-        is_all = len(plan.sampling) == self._scheduler.num_running
-        outcome = self._executor.run(plan, is_all=is_all)
+        outcome = self._executor.run(plan, num_running=self._scheduler.num_running)
         if outcome.is_whole:
             self._step_model.observe(load, outcome.done.duration_s)
         for state, error in outcome.failures:

@@ -166,13 +166,19 @@ class Horizon:
         return None if found is None else found.wait_s
 
     def of_more(
-        self, num_images: int, *, num_rows: int = 2, num_prompt: int = 0
+        self,
+        num_images: int,
+        *,
+        num_rows: int = 2,
+        num_prompt: int = 0,
+        num_codes: int | None = None,
     ) -> Estimate | None:
-        """The estimate for the last of `num_images` pictures that came now; None before any step
-        was measured."""
+        """The estimate for the last of `num_images` pictures that came now, each with `num_codes`
+        codes to draw, by default all; None before any step was measured."""
         outlook = self._outlook
+        num_left = self._num_codes if num_codes is None else num_codes
         more = [
-            Drawing(f"\0{index}", num_rows, self._num_codes, num_prompt, context=0)
+            Drawing(f"\0{index}", num_rows, num_left, num_prompt, context=0)
             for index in range(num_images)
         ]
         if not outlook.drawings:

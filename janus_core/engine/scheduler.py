@@ -145,7 +145,7 @@ class Scheduler:
             Drawing(
                 state.id,
                 num_rows=len(state.sequences),
-                num_left=num_codes - state.num_output,
+                num_left=state.num_to_draw(num_codes),
                 num_prompt=0 if state.is_decoding else state.sequences[0].num_pending,
                 context=state.sequences[0].num_computed,
             )

@@ -105,6 +105,11 @@ class RequestState:
         """The sampled ids of the joint space."""
         return self.sequences[0].tokens[self.num_prompt :]
 
+    def num_to_draw(self, num_codes: int) -> int:
+        """How many of the `num_codes` codes of a picture are neither drawn nor forced."""
+        forced = self.request.forced_codes if isinstance(self.request, ImageRequest) else ()
+        return forced[self.num_output :].count(None) if forced else num_codes - self.num_output
+
     def append(self, token_id: int) -> None:
         """Add a sampled id of the joint space to all sequences."""
         for sequence in self.sequences:
@@ -131,7 +136,8 @@ def new_state(
     """The state of a request that has just arrived.
 
     A sequence made of `public_ids` only (the unconditional prompt of beginning, padding and
-    begin-of-image) holds nothing of any client: it is shared among all tenants.
+    begin-of-image) holds nothing of any client: it is shared among all tenants, unless the client's
+    own codes follow.
     """
     if isinstance(request, TextRequest):
         tokens = list(request.token_ids)
@@ -161,7 +167,8 @@ def _image_sequences(request: ImageRequest, public_ids: frozenset[int]) -> tuple
     sequences = [Sequence(Role.COND, cond, cond, request.tenant)]
     if request.uncond_token_ids is not None:
         uncond = list(request.uncond_token_ids)
-        salt = "" if public_ids.issuperset(uncond) else request.tenant
+        is_public = public_ids.issuperset(uncond) and not request.forced_codes
+        salt = "" if is_public else request.tenant
         sequences.append(Sequence(Role.UNCOND, uncond, uncond, salt))
     return tuple(sequences)
 

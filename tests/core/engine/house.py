@@ -119,6 +119,7 @@ class House:
         self.num_computed += sum(chunk.num_tokens for chunk in plan.chunks)
         for state in plan.sampling:
             state.append(state.num_output if not state.is_image else 1000 + state.num_output)
+            state.append_forced(1000)
             self.sampled_at.setdefault(state.id, []).append(self.num_steps)
             request = state.request
             total = NUM_CODES if state.is_image else request.max_tokens

@@ -41,6 +41,24 @@ def test_pictures_are_done_when_it_was_said(num_pictures: int) -> None:
         assert said - now_s == pytest.approx(done_s - now_s, rel=0.1)
 
 
+def test_only_codes_that_are_drawn_take_time() -> None:
+    """Forced codes are computed together, as a prompt is."""
+    num_drawn = 5
+    house = taught(Clock(cpu))
+    horizon = Horizon(house.pace, house.model, num_codes=NUM_CODES)
+    forced = (*[7] * (NUM_CODES - 2 * num_drawn), *[None, 8] * num_drawn)
+    house.add(image("i", 12, first=100, forced_codes=forced))
+    house.tick()
+    said = forecast(outlook(house), house.pace, house.model)["i"]
+    now_s = house.now_s
+    while house.scheduler.has_work:
+        house.tick()
+    assert len(house.sampled_at["i"]) == num_drawn
+    assert said.remaining_s == pytest.approx(house.now_s - now_s, rel=0.3)
+    whole_s = horizon.of_more(1).remaining_s
+    assert horizon.of_more(1, num_codes=num_drawn).remaining_s < whole_s / 2
+
+
 def test_answers_and_pixels_count() -> None:
     house = taught(Clock(cpu))
     house.add(text("t", 10, max_tokens=300), image("i", 12, first=100))

@@ -75,6 +75,18 @@ def test_a_negative_prompt_is_private() -> None:
         assert house.step().num_prefill_tokens == 2 * len(negative.token_ids)
 
 
+def test_forced_codes_are_private() -> None:
+    """The unconditional prompt is everybody's, but not what a client lets follow it."""
+    forced = (*range(12), *[None] * 4)
+    house = House(step_token_budget=400)
+    house.add(image("a", 30, first=10, forced_codes=forced, tenant="a"))
+    house.step()
+    house.add(image("b", 30, first=50, forced_codes=forced, tenant="b"))
+    assert house.step().num_prefill_tokens == 2 * (30 + 12)
+    house.add(image("c", 30, first=90, forced_codes=forced, tenant="a"))
+    assert house.step().num_prefill_tokens == (30 + 12) + 1
+
+
 def test_the_next_turn_of_a_conversation_hits_the_answer() -> None:
     house = House()
     house.add(text("a", 20, max_tokens=8))
