@@ -86,7 +86,6 @@ class Engine:
         self._runner = Runner(
             model, tokenizer, kv=kv, vision_cache=self._vision_cache, graphs=graphs
         )
-        self.attention_backend = self._runner.attention_backend
         self._executor = Executor(self._runner)
         # Read before the renderer's thread exists: what a thread sets is the default of new ones.
         self.num_threads = torch.get_num_threads()
@@ -275,7 +274,8 @@ class Engine:
     def _run(self, plan: StepPlan) -> list[Sample]:
         """Compute the plan, and fail the requests that cannot be computed."""
         load = plan.load
-        outcome = self._executor.run(plan, num_running=self._scheduler.num_running)
+        is_all = len(plan.sampling) == self._scheduler.num_running
+        outcome = self._executor.run(plan, is_all=is_all)
         if outcome.is_whole:
             self._step_model.observe(load, outcome.done.duration_s)
         for state, error in outcome.failures:
