@@ -47,9 +47,9 @@ def choose_formats(
 ) -> Formats:
     """The formats two settings ask for. `native` is None where the kernels are missing or off.
 
-    On a CPU in float32, `auto` is fp16 for both where the kernels are there, and fp32 otherwise;
-    everywhere else it is the dtype. Raises ParameterError for other names, and for formats on a
-    device or beside a dtype that has no use for them.
+    On a CPU in float32, `auto` is fp16 for both where the kernels are there and have instructions
+    that make them fast, and fp32 otherwise; everywhere else it is the dtype. Raises ParameterError
+    for other names, and for formats on a device or beside a dtype that has no use for them.
     """
     _known("weight_format", weight_format, WEIGHT_FORMATS)
     _known("kv_format", kv_format, KV_FORMATS)
@@ -63,7 +63,7 @@ def choose_formats(
                 )
         return PLAIN
     if weight_format == "auto":
-        weight_format = "fp32" if native is None else "fp16"
+        weight_format = "fp16" if native is not None and native.has_vectors else "fp32"
     if kv_format == "auto":
         kv_format = "fp32" if native is None or weight_format == "fp32" else "fp16"
     return Formats(
