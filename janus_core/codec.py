@@ -91,13 +91,16 @@ class PictureCodec:
         return pixels
 
 
-def keep_some(codes: Sequence[int], *, strength: float, seed: int) -> tuple[int | None, ...]:
-    """The codes without a share of `strength` (0 to 1) of them, at least one, scattered over the
-    picture as `seed` says. Raises ParameterError for another strength."""
+def keep_first(codes: Sequence[int], *, strength: float) -> tuple[int | None, ...]:
+    """The codes without the last share of `strength` (0 to 1) of them, at least one.
+
+    The first are kept because the models draw in this order: what follows is a picture they could
+    have drawn. Among codes kept here and there they leave debris, of anything but the prompt.
+    Raises ParameterError for another strength.
+    """
     if not 0.0 <= strength <= 1.0:
         raise ParameterError(
             f"strength must be within [0, 1], but is {strength}.", param="strength"
         )
     num_drawn = max(1, round(strength * len(codes)))
-    drawn = set(np.random.default_rng(seed).permutation(len(codes))[:num_drawn].tolist())
-    return tuple(None if place in drawn else code for place, code in enumerate(codes))
+    return (*codes[: len(codes) - num_drawn], *[None] * num_drawn)

@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from janus_core.checkpoint import load_model, resolve_checkpoint
-from janus_core.codec import PictureCodec, keep_some
+from janus_core.codec import PictureCodec
 from janus_core.config import ModelConfig, read_config
 from janus_core.device import Placement, fit, place, use_threads, with_formats
 from janus_core.engine.engine import Engine
@@ -294,11 +294,6 @@ class Pipeline:
         if marked.size != picture.size:
             marked = marked.resize(picture.size, Image.Resampling.NEAREST)
         return self.codec.keep_outside(self.codec.encode(picture), marked)
-
-    def vary_codes(self, data: bytes, *, strength: float, seed: int) -> tuple[int | None, ...]:
-        """What to force in order to draw a share of `strength` of a client's picture anew, at
-        places that `seed` decides. Raises ImageInputError and ParameterError."""
-        return keep_some(self.encode_picture(data, param="image"), strength=strength, seed=seed)
 
     def new_service(self, sink: Callable[[Sequence[Event]], None]) -> EngineService:
         """The engine in a thread of its own, not yet started; `sink` is called once per step."""

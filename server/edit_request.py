@@ -1,18 +1,17 @@
 """From an image and what to change of it to requests for the engine.
 
 Owns which codes of the image are kept, in the words of edits and variations; knows no endpoint.
-Invariant: what is kept of a picture depends on its own seed and nothing else, so that the seed in
-the reply draws it again.
+Invariant: what is kept does not depend on the seed, so that the pictures of one request are drawn
+from one prompt and the same codes.
 """
 
 import uuid
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from janus_core.codec import keep_some
+from janus_core.codec import keep_first
 from janus_core.engine.request import ImageRequest
 from janus_core.errors import ParameterError
-from janus_core.options import ImageOptions, seeds
+from janus_core.options import ImageOptions
 from janus_core.pipeline import Pipeline
 
 DEFAULT_STRENGTH = 0.75
@@ -42,25 +41,12 @@ def build_edit_requests(
 
     Raises a RequestError that names a field.
     """
-    chosen = seeds(options.seed, options.n)
-    request_id = uuid.uuid4().hex
-    return [
-        request
-        for index, (seed, forced) in enumerate(
-            zip(chosen, _forced_codes(source, chosen, pipeline), strict=True)
-        )
-        for request in pipeline.image_requests(
-            prompt,
-            replace(options, n=1, seed=seed, forced_codes=forced),
-            request_id=f"{request_id}-{index}",
-        )
-    ]
+    forced = replace(options, forced_codes=_forced_codes(source, pipeline))
+    return pipeline.image_requests(prompt, forced, request_id=uuid.uuid4().hex)
 
 
-def _forced_codes(
-    source: EditSource, chosen: Sequence[int], pipeline: Pipeline
-) -> list[tuple[int | None, ...]]:
-    """What is kept, per picture."""
+def _forced_codes(source: EditSource, pipeline: Pipeline) -> tuple[int | None, ...]:
+    """What is kept."""
     if source.mask is not None and source.strength is not None:
         raise ParameterError(
             f"{source.strength_param} has no meaning beside {source.mask_param}: what the mask "
@@ -72,7 +58,7 @@ def _forced_codes(
             source.image, source.mask, param=source.image_param, mask_param=source.mask_param
         )
         if edited is not None:
-            return [edited] * len(chosen)
+            return edited
     codes = pipeline.encode_picture(source.image, param=source.image_param)
     strength = DEFAULT_STRENGTH if source.strength is None else source.strength
-    return [keep_some(codes, strength=strength, seed=seed) for seed in chosen]
+    return keep_first(codes, strength=strength)

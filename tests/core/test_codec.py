@@ -1,6 +1,7 @@
 """Pictures to codes and back, what of a picture is kept, and what is drawn around it."""
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from janus_core.codec import keep_some
+from janus_core.codec import keep_first
 from janus_core.engine.events import Event, Finished
 from janus_core.engine.settings import EngineSettings
 from janus_core.errors import ImageInputError, ParameterError
-from janus_core.images import ImageLimits, decode_mask, encode_image
+from janus_core.images import ImageLimits, decode_mask
 from janus_core.pipeline import ImageOptions, Pipeline
 
 
@@ -83,13 +84,18 @@ def test_a_prefix_of_codes_is_gone_on_from(pipeline: Pipeline) -> None:
     assert changed.codes[1:] != whole.codes[1:]
 
 
+def scattered(codes: Sequence[int], *, every: int) -> tuple[int | None, ...]:
+    """The codes, but for each `every`th."""
+    return tuple(None if place % every == 1 else code for place, code in enumerate(codes))
+
+
 @pytest.mark.parametrize("guidance", [1.0, 5.0])
 def test_kept_codes_are_fed_wherever_they_are(pipeline: Pipeline, guidance: float) -> None:
     """Forcing what would have been drawn changes nothing; what stands between is drawn anew."""
     wholes = draw(pipeline, n=3, seed=8, guidance=guidance)
     num_changed = 0
     for whole in wholes:
-        forced = keep_some(whole.codes, strength=0.4, seed=1)
+        forced = scattered(whole.codes, every=3)
         seed = 8 + wholes.index(whole)
         assert draw(pipeline, seed=seed, forced_codes=forced, guidance=guidance)[0].codes == (
             whole.codes
@@ -102,7 +108,7 @@ def test_kept_codes_are_fed_wherever_they_are(pipeline: Pipeline, guidance: floa
 
 def test_forced_and_free_pictures_share_a_batch(pipeline: Pipeline) -> None:
     (whole,) = draw(pipeline, seed=5)
-    forced = keep_some(whole.codes, strength=0.5, seed=2)
+    forced = scattered(whole.codes, every=2)
     first = pipeline.image_requests("a star", ImageOptions(seed=5), request_id="a")
     second = pipeline.image_requests(
         "a star", ImageOptions(seed=5, forced_codes=forced), request_id="b"
@@ -166,18 +172,12 @@ def test_a_mask_that_marks_nothing_or_is_none_is_refused(pipeline: Pipeline) -> 
     assert decode_mask(black, ImageLimits()) is None
 
 
-def test_variations_keep_a_share(pipeline: Pipeline) -> None:
-    data = encode_image(noise(), "png")
-    codes = pipeline.encode_picture(data)
-    for strength, num_drawn in ((0.0, 1), (0.25, 4), (1.0, 16)):
-        forced = pipeline.vary_codes(data, strength=strength, seed=4)
-        assert forced.count(None) == num_drawn
-        assert all(f in (None, code) for f, code in zip(forced, codes, strict=True))
-        assert forced == pipeline.vary_codes(data, strength=strength, seed=4)
-    assert pipeline.vary_codes(data, strength=0.5, seed=5) != pipeline.vary_codes(
-        data, strength=0.5, seed=6
-    )
+def test_variations_keep_the_first_share() -> None:
+    codes = tuple(range(100, 116))
+    for strength, num_drawn in ((0.0, 1), (0.25, 4), (0.3, 5), (1.0, 16)):
+        forced = keep_first(codes, strength=strength)
+        assert forced == (*codes[: 16 - num_drawn], *[None] * num_drawn)
     for strength in (-0.1, 1.1, float("nan")):
         with pytest.raises(ParameterError) as raised:
-            keep_some(codes, strength=strength, seed=0)
+            keep_first(codes, strength=strength)
         assert raised.value.param == "strength"
