@@ -1,14 +1,17 @@
 """Compiles the kernels when the package is installed: a build hook of hatchling.
 
 Owns the compiler's command line; never imported by the product. Invariant: an installation never
-fails for want of a compiler. Without one, or where it cannot compile these sources, the package
-runs on plain torch and `janus doctor` says so.
+fails for want of a compiler, and never leaves a library of other sources behind. Without a
+compiler, or where it cannot compile these sources, the package runs on plain torch and `janus
+doctor` says so.
 """
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 from typing import Any
 
@@ -36,26 +39,37 @@ class CompileKernels(BuildHookInterface):  # type: ignore[misc]
         build_data["artifacts"].append(f"/janus_core/ops/native/{LIBRARY}")
         build_data["pure_python"] = False
         # Bound to the platform, but not to a Python: it is loaded through ctypes.
-        build_data["infer_tag"] = True
+        platform = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+        build_data["tag"] = f"py3-none-{platform}"
 
 
 def compile_kernels(folder: Path) -> str | None:
-    """Compile the sources in `folder` to `LIBRARY` beside them; returns what went wrong."""
+    """Compile the sources in `folder` to `LIBRARY` beside them; returns what went wrong, and then
+    there is no library."""
+    # In two steps: a library that is in use must not change under its readers.
+    target, fresh = folder / LIBRARY, folder / f"{LIBRARY}.{os.getpid()}"
+    problem = _compile(folder, fresh)
+    if problem:
+        fresh.unlink(missing_ok=True)
+        target.unlink(missing_ok=True)
+    else:
+        fresh.replace(target)
+    return problem
+
+
+def _compile(folder: Path, target: Path) -> str | None:
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("c++")
     if compiler is None:
         return "there is no C++ compiler (g++)."
     if not sys.platform.startswith("linux"):
         return f"they are written for Linux, and this is {sys.platform}."
-    # In two steps: a library that is in use must not change under its readers.
-    target, fresh = folder / LIBRARY, folder / f"{LIBRARY}.{os.getpid()}"
-    command = [compiler, *FLAGS, *SOURCES, "-o", str(fresh)]
+    # CXX may be several words, such as `ccache g++`.
+    command = [*shlex.split(compiler), *FLAGS, *SOURCES, "-o", str(target)]
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     except OSError as error:
         return f"{compiler}: {error.strerror}."
     if done.returncode:
-        fresh.unlink(missing_ok=True)
         lines = done.stderr.strip().splitlines() or ["no message"]
         return f"{compiler}: {lines[-1]}"
-    fresh.replace(target)
     return None
