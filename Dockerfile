@@ -9,6 +9,9 @@ ARG ACCEL=cpu
 # Where the wheels of torch come from; docs/operations.md names the index of each flavour.
 ARG TORCH_INDEX=""
 WORKDIR /app
+# For the C++ kernels, which are compiled as the package is installed; the image has no compiler.
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/*
 COPY pyproject.toml constraints.txt README.md ./
 COPY docker docker
 COPY janus_core janus_core

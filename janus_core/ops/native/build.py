@@ -26,7 +26,7 @@ FLAGS = (
 )
 
 
-class CompileKernels(BuildHookInterface):  # type: ignore[misc]
+class CompileKernels(BuildHookInterface[Any]):
     """Runs before a wheel is packed, also for an editable installation."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002
