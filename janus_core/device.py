@@ -102,14 +102,19 @@ def with_formats(
     weight_format: str = "auto",
     kv_format: str = "auto",
     native: bool = True,
+    attention: str = "auto",
 ) -> Placement:
-    """The placement with the number formats three settings ask for. Raises ParameterError."""
+    """The placement with the number formats and the attention that four settings ask for. Raises
+    ParameterError."""
+    device = placement.device
     formats = choose_formats(
         weight_format,
         kv_format,
-        device=placement.device,
+        device=device,
         dtype=placement.dtype,
         native=load_native() if native else None,
+        attention=attention,
+        capability=torch.cuda.get_device_capability(device) if device.type == "cuda" else (0, 0),
     )
     return replace(placement, formats=formats)
 

@@ -66,7 +66,6 @@ class Pipeline:
         codec: PictureCodec,
         settings: EngineSettings,
         limits: ImageLimits,
-        attention_backend: str,
     ) -> None:
         """`load` is the usual way in; `engine` has been built with `tokenizer` and `settings`."""
         self.name = name
@@ -78,7 +77,6 @@ class Pipeline:
         self.codec = codec
         self.settings = settings
         self.limits = limits
-        self._attention_backend = attention_backend
         self.prompts = PromptBuilder.load(directory, tokenizer=tokenizer, config=config)
         self.image_processor = ImageProcessor.load(directory)
         self.default_guidance = _default_guidance(directory)
@@ -94,6 +92,7 @@ class Pipeline:
         weight_format: str = "auto",
         kv_format: str = "auto",
         native: bool = True,
+        attention: str = "auto",
         threads: int | None = None,
         settings: EngineSettings | None = None,
         limits: ImageLimits | None = None,
@@ -101,7 +100,8 @@ class Pipeline:
     ) -> "Pipeline":
         """Load a directory or a Hugging Face id, by default the embedded checkpoint.
 
-        The formats are those of `janus_core.ops.formats`; `native` allows the C++ kernels.
+        The formats and `attention` are those of `janus_core.ops.formats`; `native` allows the C++
+        kernels.
         `threads` compute, 0 for one per core; without it torch keeps what it has. Cheap checks come
         first: a checkpoint of another model is refused before its weights are read. Raises
         CheckpointError and ParameterError.
@@ -109,7 +109,11 @@ class Pipeline:
         if threads is not None:
             use_threads(threads)
         placement = with_formats(
-            place(device, dtype), weight_format=weight_format, kv_format=kv_format, native=native
+            place(device, dtype),
+            weight_format=weight_format,
+            kv_format=kv_format,
+            native=native,
+            attention=attention,
         )
         directory = resolve_checkpoint(model or str(EMBEDDED_CHECKPOINT), revision=revision)
         config = read_config(directory)
@@ -129,7 +133,6 @@ class Pipeline:
             codec=PictureCodec(network),
             settings=fitted,
             limits=limits or ImageLimits(),
-            attention_backend=network.language_model.attention.name,
         )
 
     @property
@@ -154,8 +157,9 @@ class Pipeline:
 
     @property
     def attention_backend(self) -> str:
-        """The attention function in use."""
-        return self._attention_backend
+        """The attention function in use; `triton+sdpa` where graphs have Triton's, and prompts too
+        long for a graph have torch's."""
+        return self.engine.attention_backend
 
     @property
     def max_context(self) -> int:

@@ -69,6 +69,7 @@ def load_pipeline(settings: Settings) -> Pipeline:
         weight_format=settings.weight_format,
         kv_format=settings.kv_format,
         native=settings.native,
+        attention=settings.attention,
         threads=settings.threads,
         settings=EngineSettings(threaded_rendering=True, **given),
         limits=ImageLimits(

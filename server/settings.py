@@ -71,14 +71,22 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="auto is float32 on a CPU and bfloat16 on CUDA."
     )
-    weight_format: Literal["auto", "fp32", "fp16", "int8"] = Field(
+    weight_format: Literal["auto", "fp32", "fp16", "int8", "fp8", "int4"] = Field(
         "auto",
-        description="Weights on a CPU in float32. auto is fp16 with the C++ kernels, else fp32.",
+        description="Weights. On a CPU in float32: fp32, fp16 or int8; auto is fp16 with the C++ "
+        "kernels on a processor with AVX2, else fp32. On CUDA in bfloat16: int8, fp8 or int4 by "
+        "torchao; auto is bfloat16.",
     )
-    kv_format: Literal["auto", "fp32", "fp16"] = Field(
+    kv_format: Literal["auto", "fp32", "fp16", "fp8"] = Field(
         "auto",
-        description="Keys and values on a CPU in float32. auto is fp16 with the C++ kernels and "
-        "fp16 or int8 weights, else fp32.",
+        description="Keys and values. On a CPU in float32: fp32 or fp16; auto is fp16 with the "
+        "C++ kernels and fp16 or int8 weights, else fp32. On CUDA: fp8; auto is the dtype.",
+    )
+    attention: Literal["auto", "sdpa", "triton", "xformers"] = Field(
+        "auto",
+        description="What computes attention: sdpa (torch), triton or xformers, which need CUDA "
+        "and their packages. With sdpa or xformers no step runs as a graph. auto is triton on "
+        "CUDA, on a CPU the C++ kernels, and sdpa where neither is there.",
     )
     native: bool = Field(
         True, description="Use the C++ kernels where they were compiled; plain torch otherwise."

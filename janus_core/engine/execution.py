@@ -72,10 +72,10 @@ class Executor:
         )
         return self._plan
 
-    def run(self, plan: StepPlan, *, is_all: bool = False) -> Outcome:
+    def run(self, plan: StepPlan, *, num_running: int) -> Outcome:
         """Compute the plan, or read it if it is `pending`; if that raises, compute its requests one
-        by one, and take those that raise again out of the plan. `is_all`: it samples for every
-        request that runs, so that steps may run ahead.
+        by one, and take those that raise again out of the plan. Steps may run ahead if it samples
+        for all requests that run.
 
         Raises EngineDeadError after `MAX_LOST_STEPS` lost steps.
         """
@@ -87,6 +87,7 @@ class Executor:
         failures: list[tuple[RequestState, StepError]] = []
         is_whole = True
         try:
+            is_all = len(plan.sampling) == num_running
             samples = self._compute(plan, is_all=is_all)
         except Exception:
             self._flight = None

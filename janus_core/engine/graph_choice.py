@@ -30,14 +30,24 @@ def new_step_graphs(
 ) -> StepGraphs | None:
     """The graphs, or None where steps run call by call.
 
-    Raises ParameterError if `settings.deterministic` cannot be kept on this device.
+    Raises ParameterError if `settings.deterministic` cannot be kept on this device, or Triton's
+    attention was asked for and cannot be had.
     """
-    ops = _ops(model) if settings.cuda_graphs and model.device.type == "cuda" else None
+    choice = model.attention_choice
+    is_possible = settings.cuda_graphs and model.device.type == "cuda"
+    ops = _ops(model) if is_possible and choice in ("auto", "triton") else None
     if ops is None:
+        if choice == "triton":
+            raise ParameterError(
+                "attention triton runs in CUDA graphs: it needs cuda_graphs, and kernels that "
+                "agree with their twins here.",
+                param="attention",
+            )
         if settings.deterministic:
             raise ParameterError(
                 f"deterministic needs CUDA and Triton's kernels, which {model.device} does not "
-                "have. On a CPU in float32, rows do not depend on each other anyway.",
+                "have, or attention is set to something else. On a CPU in float32, rows do not "
+                "depend on each other anyway.",
                 param="deterministic",
             )
         return None
@@ -76,7 +86,7 @@ def attention_error(ops: DecodeOps, model: JanusModel) -> float:
         (2, backbone.num_kv_heads, room * len(contexts), backbone.head_dim),
         generator=generator,
         device=device,
-    ).to(dtype)
+    ).to(model.kv_dtype)
     q_RNH = torch.randn(
         (len(contexts), backbone.num_heads, backbone.head_dim), generator=generator, device=device
     ).to(dtype)

@@ -99,6 +99,7 @@ class StepGraphs:
         self._capture = capture
         self._sizes = (FIXED_ROWS,) if is_deterministic else ROW_COUNTS
         self.is_deterministic = is_deterministic
+        self.attention = model.ops.name
         self.max_rows = self._sizes[-1]
         self.max_pictures = self.max_rows // 2
         size, table = self.max_rows + 1, model.embeddings

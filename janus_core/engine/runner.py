@@ -63,6 +63,15 @@ class Runner:
         self._forbidden_V[tokenizer.num_ids :] = True
         self._forbidden_V[sorted(tokenizer.control_ids - {tokenizer.eos_id})] = True
 
+    @property
+    def attention_backend(self) -> str:
+        """What computes attention: in graphs, and in prompts too long for one."""
+        name: str = self._model.language_model.attention.name
+        if self._graphs is None:
+            return name
+        mine = self._graphs.attention
+        return mine if self._graphs.is_deterministic else f"{mine}+{name}"
+
     @torch.inference_mode()
     def copy(self, copies: list[Copy]) -> None:
         """Copy prefixes between slots, in order."""

@@ -17,7 +17,7 @@ from torch import nn
 
 from janus_core.config import BackboneConfig
 from janus_core.models.inputs import BatchInputs
-from janus_core.models.kv_pool import KvPool, to_pool
+from janus_core.models.kv_pool import KvPool, as_written, to_pool
 from janus_core.models.native_layers import NativeLayers, can_run
 from janus_core.ops.attention import AttentionBackend, AttentionLayout, choose_attention
 from janus_core.ops.formats import PLAIN, Formats
@@ -86,7 +86,7 @@ class Attention(nn.Module):
         # Keys and values lie side by side: one write serves both.
         new_T2KH = heads[:, num_heads:].view(-1, 2, num_kv_heads, self.head_dim)
         new_2KTH = to_pool(new_T2KH.permute(1, 2, 0, 3), kv_2KPH.dtype)
-        kv_2KPH.index_copy_(2, cache_positions_T, new_2KTH)
+        as_written(kv_2KPH).index_copy_(2, cache_positions_T, as_written(new_2KTH))
         out_TNH = attention.attend(heads[:, :num_heads], kv_2KPH, layout)
         projected: torch.Tensor = self.o_proj(out_TNH.flatten(1))
         return projected
@@ -191,10 +191,10 @@ class Backbone(nn.Module):
     def convert(self, formats: Formats) -> None:
         """Bring the linear layers into their format, and choose the fastest bodies for it. Call
         once, after the tables were built; the memory that `destinations` names is gone then."""
-        if formats.weights is not None:
+        if formats.weights is not None and not formats.by_torchao:
             convert_linears(self, format=formats.weights, native=formats.native)
         self.attention = choose_attention(formats, head_dim=self.config.head_dim)
-        if formats.native is not None and can_run(self):
+        if formats.native is not None and formats.attention == "auto" and can_run(self):
             self._native_layers = NativeLayers(self, formats.native)
 
     def forward(self, x_TD: torch.Tensor, inputs: BatchInputs, kv: KvPool) -> torch.Tensor:

@@ -33,6 +33,7 @@ from janus_core.models.picture_decoder import (
 )
 from janus_core.ops.formats import PLAIN, Formats
 from janus_core.ops.linear import can_pack, convert_linears, pack_linears
+from janus_core.ops.torchao import quantize_linears
 
 
 class JanusModel(nn.Module):
@@ -52,6 +53,7 @@ class JanusModel(nn.Module):
         self.generation_aligner = Aligner(vq.code_dim, width, depth=vq.aligner_depth)
         self.generation_head = GenerationHead(width, vq.head_width, codebook_size=vq.codebook_size)
         self.kv_dtype = torch.float32
+        self.attention_choice = "auto"
         self.requires_grad_(False)
         self.eval()
 
@@ -87,8 +89,13 @@ class JanusModel(nn.Module):
             rows = slice(self.config.backbone.vocab_size + first, None)
             self.embeddings[rows][: len(raw)] = _apply_float(self.generation_aligner, raw)
         self.kv_dtype = formats.kv_dtype or self.dtype
+        self.attention_choice = formats.attention
         self.language_model.convert(formats)
-        if formats.weights is not None:
+        if formats.weights is not None and formats.by_torchao:
+            # What every step reads. The tower is rarely run, and its widths do not fit.
+            parts = ("language_model", "lm_head", "generation_head")
+            quantize_linears(self, format=formats.weights, parts=parts)
+        elif formats.weights is not None:
             # All but the VQ autoencoder, and the aligner whose work is in the table.
             for name in ("lm_head", "vision_model", "aligner", "generation_head"):
                 part = nn.ModuleDict({name: getattr(self, name)})

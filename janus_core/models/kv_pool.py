@@ -53,9 +53,14 @@ class KvPool:
 
 
 def to_pool(new: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Keys and values in the pool's dtype: fp16 is saturated, since an infinity would be read for
-    ever."""
+    """Keys and values in the pool's dtype: fp16 and fp8 are saturated, since an infinity would be
+    read for ever."""
     if new.dtype == dtype:
         return new
     limit = torch.finfo(dtype).max
     return new.clamp(-limit, limit).to(dtype)
+
+
+def as_written(kv: torch.Tensor) -> torch.Tensor:
+    """The same memory in a dtype that can be written by index: fp8 as bytes."""
+    return kv.view(torch.uint8) if kv.dtype == torch.float8_e4m3fn else kv

@@ -41,10 +41,15 @@ Dtype = Annotated[
     str, typer.Option(envvar="JANUS_DTYPE", help="auto, float32, bfloat16 or float16.")
 ]
 WeightFormat = Annotated[
-    str, typer.Option(envvar="JANUS_WEIGHT_FORMAT", help="On a CPU: auto, fp32, fp16 or int8.")
+    str,
+    typer.Option(
+        envvar="JANUS_WEIGHT_FORMAT",
+        help="auto; on a CPU fp32, fp16 or int8; on CUDA int8, fp8 or int4.",
+    ),
 ]
 KvFormat = Annotated[
-    str, typer.Option(envvar="JANUS_KV_FORMAT", help="On a CPU: auto, fp32 or fp16.")
+    str,
+    typer.Option(envvar="JANUS_KV_FORMAT", help="auto; on a CPU fp32 or fp16; on CUDA fp8."),
 ]
 Native = Annotated[
     bool, typer.Option(envvar="JANUS_NATIVE", help="Use the C++ kernels where they are.")

@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
+from janus_core.errors import ParameterError
 from janus_core.models.inputs import Span
 from janus_core.ops.attention.native import NativeAttention
 from janus_core.ops.attention.sdpa import SdpaAttention
@@ -54,8 +55,17 @@ class AttentionBackend(Protocol[LayoutT]):
 
 
 def choose_attention(formats: Formats, *, head_dim: int) -> AttentionBackend[Any]:
-    """The body for these formats."""
-    if formats.native is not None and head_dim <= MAX_HEAD_DIM:
+    """The body for these formats, beside which there may be Triton's in graphs. Raises
+    ParameterError if `formats` asks for a package that cannot be imported."""
+    if formats.attention == "xformers":
+        try:
+            from janus_core.ops.attention.xformers import XformersAttention
+        except ImportError as error:
+            raise ParameterError(
+                f"attention xformers cannot be had: {error}", param="attention"
+            ) from error
+        return XformersAttention()
+    if formats.attention == "auto" and formats.native is not None and head_dim <= MAX_HEAD_DIM:
         return NativeAttention(formats.native)
     return SdpaAttention()
 

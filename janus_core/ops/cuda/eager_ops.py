@@ -9,6 +9,7 @@ Shape suffixes as in `decode_ops.py`; L context of a row.
 import torch
 import torch.nn.functional as F
 
+from janus_core.models.kv_pool import as_written, to_pool
 from janus_core.ops.cuda.decode_ops import Draws, Rows
 from janus_core.ops.rotary import rotate
 from janus_core.ops.sampling import GREEDY_BELOW, gumbel_noise
@@ -43,8 +44,10 @@ class EagerOps:
         num_rotated = heads.shape[1] - num_kv_heads
         rotated = rotate(heads[:, :num_rotated], rotary_P21H[rows.positions_R])
         keys_RKH, values_RKH = rotated[:, -num_kv_heads:], heads[:, num_rotated:]
-        kv_2KPH[0, :, rows.cache_positions_R] = keys_RKH.transpose(0, 1).to(kv_2KPH.dtype)
-        kv_2KPH[1, :, rows.cache_positions_R] = values_RKH.transpose(0, 1).to(kv_2KPH.dtype)
+        written_2KPH = as_written(kv_2KPH)
+        for index, heads_RKH in enumerate((keys_RKH, values_RKH)):
+            new_KRH = to_pool(heads_RKH.transpose(0, 1), kv_2KPH.dtype)
+            written_2KPH[index, :, rows.cache_positions_R] = as_written(new_KRH)
         return rotated[:, :-num_kv_heads].contiguous()
 
     def attend(self, q_RNH: torch.Tensor, kv_2KPH: torch.Tensor, rows: Rows) -> torch.Tensor:

@@ -141,6 +141,7 @@ def rotate_and_store(
     q_ptr,
     kv_ptr,
     head_stride,
+    limit,
     NUM_HEADS: tl.constexpr,
     NUM_KV_HEADS: tl.constexpr,
     H: tl.constexpr,
@@ -168,7 +169,10 @@ def rotate_and_store(
         # Values follow the keys of all heads in the pool as they do in the row: one stride.
         place = tl.load(cache_positions_ptr + row) * H
         to_ptr = kv_ptr + (head - NUM_HEADS).to(tl.int64) * head_stride + place
-        tl.store(to_ptr + h_H, x_H.to(kv_ptr.dtype.element_ty), mask=in_head_H)
+        wide_H = x_H.to(tl.float32)
+        # Comparisons, not a minimum: what is not a number must stay so, to be found.
+        wide_H = tl.where(wide_H > limit, limit, tl.where(wide_H < -limit, -limit, wide_H))
+        tl.store(to_ptr + h_H, wide_H.to(kv_ptr.dtype.element_ty), mask=in_head_H)
 
 
 @triton.jit

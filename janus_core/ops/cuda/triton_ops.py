@@ -77,6 +77,8 @@ class TritonOps:
             q_RNH,
             kv_2KPH,
             num_positions * head_dim,
+            # Saturated where the pool's dtype holds less than the model's.
+            math.inf if kv_2KPH.dtype == heads_RE.dtype else torch.finfo(kv_2KPH.dtype).max,
             NUM_HEADS=num_heads,
             NUM_KV_HEADS=num_kv_heads,
             H=head_dim,

@@ -3,6 +3,8 @@
 On a CPU, with the operations' twins in torch in place of the kernels.
 """
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -87,6 +89,33 @@ def test_deterministic_is_refused_where_it_cannot_be_kept(requests_for: Requests
         requests_for.engine(deterministic=True)
     with pytest.raises(ParameterError, match="needs cuda_graphs"):
         EngineSettings(deterministic=True, cuda_graphs=False)
+
+
+def test_what_computes_attention_is_named(
+    requests_for: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert requests_for.engine().attention_backend == "sdpa"
+    _on_graphs(monkeypatch)
+    assert requests_for.engine().attention_backend == "eager+sdpa"
+    assert requests_for.engine(deterministic=True).attention_backend == "eager"
+
+
+def test_graphs_yield_to_another_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a device that could have them."""
+    made = []
+    monkeypatch.setattr(graph_choice, "_ops", lambda model: made.append(model))
+    model = SimpleNamespace(device=torch.device("cuda"), attention_choice="xformers")
+    settings = EngineSettings()
+    assert graph_choice.new_step_graphs(model, None, settings, spare_start=0) is None
+    assert not made
+    model.attention_choice = "triton"
+    # The kernels were tried, and were not there.
+    with pytest.raises(ParameterError, match="attention triton") as refused:
+        graph_choice.new_step_graphs(model, None, settings, spare_start=0)
+    assert refused.value.param == "attention"
+    assert made
+    with pytest.raises(ParameterError, match="attention triton"):
+        graph_choice.new_step_graphs(model, None, EngineSettings(cuda_graphs=False), spare_start=0)
 
 
 class Wrong(EagerOps):

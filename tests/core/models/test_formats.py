@@ -105,6 +105,26 @@ def test_formats_work_without_the_kernels(tiny_checkpoint: Path, weights: str) -
         assert torch.nn.functional.cosine_similarity(a, b, dim=-1).min() > 0.99
 
 
+@needs_kernels
+def test_sdpa_can_be_asked_for(tiny_checkpoint: Path) -> None:
+    """Weights stay with the kernels."""
+    formats = Formats("fp16", HALF, NATIVE, attention="sdpa")
+    by_torch, by_kernels = _load(tiny_checkpoint, formats), _load(tiny_checkpoint, TWO_FORMATS[0])
+    assert by_torch.language_model.attention.name == "sdpa"
+    assert by_kernels.language_model.attention.name.startswith("native")
+    for a, b in zip(_choices(by_torch), _choices(by_kernels), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3)
+
+
+def test_keys_and_values_in_fp8(tiny_checkpoint: Path) -> None:
+    """A CPU can compute what CUDA is offered: near fp32, with random weights that never saw it."""
+    close = _load(tiny_checkpoint, Formats(kv_dtype=torch.float8_e4m3fn))
+    for a, b in zip(_choices(_load(tiny_checkpoint)), _choices(close), strict=True):
+        assert torch.nn.functional.cosine_similarity(a, b, dim=-1).min() > 0.95
+        assert not torch.equal(a, b)
+    assert to_pool(torch.tensor([1e6, -1e6]), torch.float8_e4m3fn).tolist() == [448.0, -448.0]
+
+
 def test_the_pool_saturates_in_fp16() -> None:
     new = torch.tensor([1e6, -1e6, 0.1])
     assert to_pool(new, HALF).tolist() == [65504.0, -65504.0, torch.tensor(0.1).half().item()]

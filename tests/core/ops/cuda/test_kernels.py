@@ -105,6 +105,31 @@ def test_rotation_and_cache_write(
     assert written.any(0).any(0).nonzero().flatten().tolist() == [0, 70, 191]
 
 
+@pytest.mark.parametrize("pool", [torch.float16, torch.float8_e4m3fn])
+def test_a_pool_that_holds_less_is_saturated(pool: torch.dtype) -> None:
+    """Values far beyond e4m3's 448 and fp16's 65504, and some that fit."""
+    rows = _rows([0, 32], [1, 7])
+    heads_RE = 100 * _random(2, 3 * 16)
+    heads_RE[0, 20], heads_RE[1, 40] = 1e6, -1e6
+    rotary_P21H = rotary_table(64, 16, theta=10000.0, device=DEVICE)
+    mine = torch.zeros(2, 1, 64, 16, device=DEVICE).to(pool)
+    twin = mine.clone()
+    TRITON.rotate_and_store(heads_RE, rotary_P21H, rows, mine)
+    EAGER.rotate_and_store(heads_RE, rotary_P21H, rows, twin)
+    # A step of e4m3 is an eighth of a value: which way a half is rounded is the device's.
+    limit = 0.13 if pool == torch.float8_e4m3fn else 1e-3
+    torch.testing.assert_close(mine.float(), twin.float(), rtol=limit, atol=0.1)
+    assert mine.float().abs().max() == torch.finfo(pool).max
+
+
+def test_attention_over_fp8() -> None:
+    contexts = [1, 65, SPLIT + 1]
+    rows = _rows([640 * row for row in range(3)], contexts)
+    q_RNH = _random(3, 2, 16, dtype=torch.bfloat16)
+    kv_2KPH = _random(2, 2, 640 * 3, 16, seed=1).to(torch.float8_e4m3fn)
+    _close(TRITON.attend(q_RNH, kv_2KPH, rows), EAGER.attend(q_RNH, kv_2KPH, rows))
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_silu_multiply(dtype: torch.dtype) -> None:
     gate_up_RM = _random(3, 2 * 1100, dtype=dtype)
