@@ -12,6 +12,7 @@ import argparse
 import datetime
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.gpu_model import CONFIGS, SLOT, batch, random_model
+from benchmarks.gpu_options import check_options, measure_options
 from janus_core.config import ModelConfig
+from janus_core.engine.ahead import CodeCopy
 from janus_core.engine.graphs import Capture, CudaCapture, Picture, StepGraphs
 from janus_core.engine.settings import bytes_per_position
 from janus_core.models.inputs import BatchInputs
@@ -71,7 +74,7 @@ class Check:
         if capture is None:
             capture = _remember if self.is_rehearsal else CudaCapture()
         kv = KvPool.allocate(
-            model.config, num_slots * SLOT + 32, device=self.device, dtype=model.dtype
+            model.config, num_slots * SLOT + 32, device=self.device, dtype=model.kv_dtype
         )
         return StepGraphs(
             RowsModel(model, kv, ops=self.ops),
@@ -95,9 +98,11 @@ def main() -> int:
     check_kernels(check)
     check_graphs(check)
     check_alone_and_together(check)
+    options = check_options(check)
     names = ["tiny"] if arguments.rehearse else arguments.models.split(",")
     for name in names:
         measure(check, name)
+        measure_options(check, name, options, step_s=_step_s, median_s=_median_s)
     if not arguments.rehearse:
         today = datetime.datetime.now(datetime.UTC).date()
         output = arguments.output or RESULTS / f"{today}-gpu.md"
@@ -244,6 +249,9 @@ def measure(check: Check, name: str) -> None:
                 f"{floor_s / step_s:.0%} | {num_codes * step_s:.2f} | "
                 f"{num_rows / 2 / (num_codes * step_s):.1f} |"
             )
+    check.say("\n| a step of 2 rows, read by the host | ms |\n|---|---|")
+    for label, is_late in (("at once", False), ("while the next one runs", True)):
+        check.say(f"| {label} | {_read_step_s(check, model, is_late=is_late) * 1e3:.3f} |")
     check.say("\n| stage | ms |\n|---|---|")
     for label, work in _stages(check, model):
         check.say(f"| {label} | {_median_s(check, work) * 1e3:.2f} |")
@@ -260,6 +268,29 @@ def _step_s(check: Check, model: JanusModel, num_rows: int, context: int) -> flo
         _median_s(check, lambda: graphs.run_ahead(inputs, pictures, num_steps=num_steps))
         / num_steps
     )
+
+
+def _read_step_s(check: Check, model: JanusModel, *, is_late: bool) -> float:
+    """One step of a picture whose every code reaches the host: before the next step is launched, or
+    one step later, as the engine does it."""
+    num_steps = 2 if check.is_rehearsal else 16
+    graphs = check.graphs(model, 2)
+    inputs = batch(
+        [(0, 300, 1), (1, 300, 1)],
+        vocab_size=model.config.backbone.vocab_size,
+        device=torch.device("cpu"),
+    )
+    pictures = [Picture(0, 1, 5.0, 1.0, seed=0, place=0)]
+
+    def work() -> None:
+        copies: deque[CodeCopy] = deque()
+        step = graphs.steps_ahead(inputs, pictures, num_steps=num_steps)
+        for _ in range(num_steps):
+            copies.append(CodeCopy(*step()))
+            if len(copies) > is_late:
+                copies.popleft().wait()
+
+    return _median_s(check, work) / num_steps
 
 
 def _step_bytes(model: JanusModel, *, num_rows: int, context: int) -> int:

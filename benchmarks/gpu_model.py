@@ -9,6 +9,7 @@ import torch
 from janus_core.config import BackboneConfig, ModelConfig, VisionConfig, VqConfig
 from janus_core.models.inputs import BatchInputs, Span
 from janus_core.models.janus import JanusModel
+from janus_core.ops.formats import PLAIN, Formats
 
 SPREAD = 0.02
 """Standard deviation of the weights, transformers' `initializer_range`."""
@@ -81,7 +82,12 @@ CONFIGS = {
 
 @torch.inference_mode()
 def random_model(
-    config: ModelConfig, *, device: torch.device, dtype: torch.dtype, seed: int = 0
+    config: ModelConfig,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    seed: int = 0,
+    formats: Formats = PLAIN,
 ) -> JanusModel:
     """Normal weights; ones for scales of norms and zeros for biases, so that nothing overflows."""
     model = JanusModel.skeleton(config, device=device, dtype=dtype)
@@ -92,7 +98,7 @@ def random_model(
             parameter.fill_(float(name.endswith("weight")))
         else:
             parameter.normal_(0.0, SPREAD, generator=generator)
-    model.finish_loading()
+    model.finish_loading(formats)
     return model
 
 

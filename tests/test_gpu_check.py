@@ -5,7 +5,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import gpu_check
+from benchmarks import gpu_check, gpu_options
 
 
 def _main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -24,10 +24,14 @@ def test_without_a_gpu_it_says_so(
 def test_rehearsal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(gpu_check, "ROWS", (1, 3))
     monkeypatch.setattr(gpu_check, "CONTEXTS", (20,))
+    monkeypatch.setattr(gpu_options, "STEP_ROWS", (2,))
     assert _main(monkeypatch, "--rehearse") == 0
     report = capsys.readouterr().out
     assert "| graph against SDPA, torch.float32, 3 rows |" in report
     assert "| VQ decoding, 8 pictures |" in report
+    assert "| kv_format fp8 against bfloat16 |" in report
+    assert "| weight_format int4 | | | not here: " in report
+    assert "| while the next one runs |" in report
     assert "FAILED" not in report
 
 

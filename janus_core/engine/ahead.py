@@ -43,7 +43,7 @@ class Flight:
         self._step = step
         self._num_codes = num_codes
         self._num_launched = 0
-        self._pending: deque[_Copy] = deque()
+        self._pending: deque[CodeCopy] = deque()
 
     @property
     def num_pending(self) -> int:
@@ -58,7 +58,7 @@ class Flight:
     def launch(self) -> None:
         """Start the next step; returns at once."""
         codes_I, finite_I = self._step()
-        self._pending.append(_Copy(codes_I, finite_I))
+        self._pending.append(CodeCopy(codes_I, finite_I))
         self._num_launched += 1
 
     def read(self) -> list[Sample]:
@@ -79,7 +79,7 @@ class Flight:
         return place < self._num_codes and not is_forced
 
 
-class _Copy:
+class CodeCopy:
     """Codes and finiteness on their way to the host."""
 
     def __init__(self, codes_I: torch.Tensor, finite_I: torch.Tensor) -> None:
@@ -93,6 +93,7 @@ class _Copy:
         self._event.record()
 
     def wait(self) -> tuple[list[int], list[bool]]:
+        """Both, once they are there."""
         if self._event is not None:
             self._event.synchronize()
         return self._codes_I.tolist(), self._finite_I.tolist()
