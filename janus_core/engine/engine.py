@@ -38,11 +38,7 @@ from janus_core.engine.stats import EngineStats
 from janus_core.engine.step_model import StepLoad, StepModel
 from janus_core.engine.text_output import TextOutput
 from janus_core.engine.vision_cache import VisionCache
-from janus_core.errors import (
-    JanusError,
-    QueueFullError,
-    StepError,
-)
+from janus_core.errors import JanusError, QueueFullError, StepError
 from janus_core.models.janus import JanusModel
 from janus_core.models.kv_pool import KvPool
 from janus_core.tokenizer import Tokenizer

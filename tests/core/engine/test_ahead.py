@@ -60,9 +60,9 @@ def _drawn(seed: int) -> SamplingParams:
 
 
 def _forced(model) -> tuple[int | None, ...]:
-    """Two codes of the prompt's, one to draw, one given, and the last given too."""
+    """Some at the beginning, one in the midst of a flight, and the last."""
     num_codes = model.config.vq.num_codes
-    return (3, 5, None, 7, *[None] * (num_codes - 5), 2)
+    return (3, 5, None, 7, None, None, None, 9, *[None] * (num_codes - 9), 2)
 
 
 def _pictures(requests_for: Requests) -> list[ImageRequest]:
