@@ -5,7 +5,9 @@ Owns the defaults for a machine; knows sizes, but neither weights nor requests. 
 that this machine cannot honour is refused by name, never replaced in silence.
 """
 
+import math
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -153,6 +155,20 @@ def _device(name: str) -> torch.device:
             param="device",
         )
     return torch.device("cuda", number)
+
+
+def weights_bytes(
+    shapes: Iterable[tuple[str, tuple[int, ...]]], placement: Placement
+) -> tuple[int, int]:
+    """What the tensors of a checkpoint, by name, take while they are read, and about what is left
+    of that once linear layers have their format: matrices, but for the embeddings."""
+    read = kept = 0.0
+    for name, shape in shapes:
+        size = math.prod(shape) * placement.dtype.itemsize
+        is_linear = len(shape) == 2 and "embed" not in name
+        read += size
+        kept += size * placement.formats.shrinkage(placement.dtype) if is_linear else size
+    return int(read), int(kept)
 
 
 def free_bytes(device: torch.device) -> int:

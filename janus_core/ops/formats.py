@@ -28,6 +28,9 @@ _SHORT = {
     torch.float8_e4m3fn: "fp8",
 }
 
+_BYTES = {"fp16": 2.0, "int8": 1.0, "fp8": 1.0, "int4": 0.5}
+"""Of a weight, without scales."""
+
 
 @dataclass(frozen=True, slots=True)
 class Formats:
@@ -48,6 +51,10 @@ class Formats:
         if self.by_torchao:
             path = "torchao"
         return f"{weights} weights, {_SHORT[self.kv_dtype or dtype]} KV, {path}"
+
+    def shrinkage(self, dtype: torch.dtype) -> float:
+        """Bytes of a weight in its format over those in the model's dtype."""
+        return 1.0 if self.weights is None else _BYTES[self.weights] / dtype.itemsize
 
 
 PLAIN = Formats()

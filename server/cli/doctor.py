@@ -20,6 +20,7 @@ from janus_core.device import (
     free_bytes,
     place,
     use_threads,
+    weights_bytes,
     with_formats,
 )
 from janus_core.engine.settings import EngineSettings, bytes_per_position
@@ -102,11 +103,17 @@ def _local(model: str | None) -> Path:
 
 def _fit(directory: Path, config: ModelConfig, placement: Placement) -> None:
     """Weights, then what is left for sequences. Raises CheckpointError if that is too little."""
-    shapes = (shape for file in weight_files(directory) for shape in stored_shapes(file).values())
-    num_parameters = sum(map(math.prod, shapes))
-    weights_bytes = num_parameters * placement.dtype.itemsize
-    _line("weights", f"{num_parameters / 1e6:.1f} M parameters, {_gib(weights_bytes)}")
-    settings = fit(EngineSettings(), config, placement, reserved_bytes=weights_bytes)
+    shapes = [item for file in weight_files(directory) for item in stored_shapes(file).items()]
+    num_parameters = sum(math.prod(shape) for _, shape in shapes)
+    read_bytes, kept_bytes = weights_bytes(shapes, placement)
+    reading = "" if read_bytes == kept_bytes else f", {_gib(read_bytes)} while they are read"
+    _line("weights", f"{num_parameters / 1e6:.1f} M parameters, {_gib(kept_bytes)}{reading}")
+    if read_bytes > free_bytes(placement.device):
+        raise CheckpointError(
+            f"Not enough memory on {placement.device}: reading the weights takes "
+            f"{_gib(read_bytes)}, but {_gib(free_bytes(placement.device))} are free."
+        )
+    settings = fit(EngineSettings(), config, placement, reserved_bytes=kept_bytes)
     positions = settings.pool_positions(config, bytes_per_value=placement.kv_dtype.itemsize)
     per_position = bytes_per_position(config.backbone, placement.kv_dtype.itemsize)
     conversations = min(settings.max_sequences, positions // config.backbone.max_positions)

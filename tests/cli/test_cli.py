@@ -11,6 +11,7 @@ from PIL import Image
 
 import server.cli
 from janus_core.images import encode_image
+from janus_core.ops import native
 from server.settings import Settings
 
 
@@ -36,8 +37,8 @@ def janus(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
         out, err = capsys.readouterr()
         return raised.value.code or 0, out, err
 
-    for name in ("JANUS_MODEL", "JANUS_DEVICE", "JANUS_DTYPE"):
-        monkeypatch.delenv(name, raising=False)
+    for name in ("MODEL", "DEVICE", "DTYPE", "WEIGHT_FORMAT", "KV_FORMAT", "NATIVE"):
+        monkeypatch.delenv(f"JANUS_{name}", raising=False)
     monkeypatch.setenv("JANUS_THREADS", "1")  # as all tests do
     return run
 
@@ -82,6 +83,8 @@ def test_draw_writes_pictures_that_say_how_they_were_made(
         "guidance_scale": "3.0",
         "temperature": "1.0",
         "model": tiny_checkpoint.name,
+        "parameters": "a star\nSteps: 16, Sampler: Autoregressive, CFG scale: 3.0, Seed: 7, "
+        f"Size: 16x16, Model: {tiny_checkpoint.name}",
     }
     assert second.text["seed"] == "8"
     assert out.splitlines() == [
@@ -154,6 +157,45 @@ def test_doctor_says_whether_the_model_fits_and_what_to_do(janus, tiny_checkpoin
     code, out, _ = janus("doctor", "nobody/nothing", "--device", "cpu")
     assert code == 2
     assert "nobody/nothing is not on this machine. Next: janus pull nobody/nothing" in out
+
+
+@pytest.mark.parametrize(
+    ("flags", "formats"),
+    [
+        (("--no-native",), "fp32 weights, fp32 KV, torch"),
+        (("--no-native", "--weight-format", "int8"), "int8 weights, fp32 KV, torch"),
+        (("--weight-format", "fp32", "--kv-format", "fp32"), "fp32 weights, fp32 KV, torch"),
+    ],
+)
+def test_doctor_says_which_kernels_and_formats_there_are(
+    janus, tiny_checkpoint: Path, flags: tuple[str, ...], formats: str
+) -> None:
+    code, out, _ = janus("doctor", tiny_checkpoint, "--device", "cpu", *flags)
+    assert code == 0
+    report = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert report["formats"] == formats
+    assert report["kernels"] == native.problem() or ", ".join(native.paths()) in report["kernels"]
+    assert ("while they are read" in report["weights"]) == formats.startswith("int8")
+
+
+@pytest.mark.skipif(native.load() is None, reason=f"no kernels: {native.problem()}")
+def test_doctor_names_the_kernels_in_use(janus, tiny_checkpoint: Path) -> None:
+    options = ("--device", "cpu", "--weight-format", "int8")
+    report = janus("doctor", tiny_checkpoint, *options)[1]
+    assert f"int8 weights, fp16 KV, native {native.paths()[0]}" in report
+
+
+@pytest.mark.parametrize("weight_format", ["auto", "fp16", "int8"])
+def test_pictures_are_drawn_without_the_kernels(
+    janus, tiny_checkpoint: Path, tmp_path: Path, weight_format: str
+) -> None:
+    options = ("-m", tiny_checkpoint, "-o", tmp_path / "star.png", "--seed", 3)
+    flags = ("--no-native", "--weight-format", weight_format)
+    assert janus("draw", "a star", *options, *flags)[0] == 0
+    drawn = np.asarray(opened(tmp_path / "star.png"))
+    if weight_format == "auto":
+        assert janus("draw", "a star", *options, "--weight-format", "fp32")[0] == 0
+        assert np.array_equal(drawn, np.asarray(opened(tmp_path / "star.png")))
 
 
 def test_pull_finds_what_is_local(janus, tiny_checkpoint: Path) -> None:

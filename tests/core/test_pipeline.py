@@ -9,7 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from janus_core.device import DTYPES, Placement, fit, free_bytes, place
+from janus_core.device import (
+    DTYPES,
+    Placement,
+    fit,
+    free_bytes,
+    place,
+    weights_bytes,
+    with_formats,
+)
 from janus_core.engine.events import Event, Finished, TextDelta
 from janus_core.engine.request import Constraint
 from janus_core.engine.settings import EngineSettings, bytes_per_position
@@ -104,10 +112,19 @@ def test_defaults_are_those_of_the_checkpoint(pipeline: Pipeline, tmp_path: Path
     assert answer.sampling.temperature == 0.0
     assert answer.max_tokens == pipeline.max_context - len(answer.token_ids)
     copy = shutil.copytree(pipeline.directory, tmp_path / "copy")
-    (copy / "generation_config.json").write_text(json.dumps({"guidance_scale": 2.5}))
+    (copy / "generation_config.json").write_text(
+        json.dumps({"guidance_scale": 2.5, "temperature": 0.5, "top_p": 0.9})
+    )
     other = Pipeline.load(str(copy), device="cpu", settings=SETTINGS)
     (request,) = other.image_requests("a star", ImageOptions(), request_id="a")
     assert request.guidance == 2.5
+    assert (request.sampling.temperature, request.sampling.top_p) == (0.5, 0.9)
+    (answer,) = other.text_requests(question("a"), TextOptions(), request_id="a")
+    assert (answer.sampling.temperature, answer.sampling.top_p) == (0.0, 1.0)
+    options = ImageOptions(guidance=3.0, temperature=2.0, top_p=1.0)
+    (request,) = other.image_requests("a star", options, request_id="a")
+    assert (request.guidance, request.sampling.temperature) == (3.0, 2.0)
+    assert request.sampling.top_p == 1.0
     assert other.name == "copy"
 
 
@@ -346,6 +363,17 @@ def test_the_pool_fits_the_machine(pipeline: Pipeline) -> None:
     with pytest.raises(CheckpointError, match="Not enough memory on cpu"):
         fit(EngineSettings(), config, cpu, reserved_bytes=2**60)
     assert all(dtype.itemsize in (2, 4) for dtype in DTYPES.values())
+
+
+def test_weights_shrink_to_their_format_once_they_are_read() -> None:
+    shapes = [
+        ("language_model.model.embed_tokens.weight", (10, 4)),
+        ("language_model.lm_head.weight", (10, 4)),
+        ("language_model.model.norm.weight", (4,)),
+    ]
+    for weight_format, kept in (("fp32", 336), ("fp16", 256), ("int8", 216)):
+        placement = with_formats(place("cpu"), weight_format=weight_format, native=False)
+        assert weights_bytes(shapes, placement) == (336, kept)
 
 
 def test_a_large_model_on_a_cpu_takes_small_steps(pipeline: Pipeline) -> None:
