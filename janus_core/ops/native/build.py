@@ -71,5 +71,5 @@ def _compile(folder: Path, target: Path) -> str | None:
         return f"{compiler}: {error.strerror}."
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
-        return f"{compiler}: {lines[-1]}"
+        return f"{compiler}: {next((line for line in lines if 'error' in line), lines[-1])}"
     return None

@@ -2,6 +2,7 @@
 
 import ctypes
 import mmap
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -200,6 +201,44 @@ def test_attention_reads_no_byte_too_many(path: str, dtype: torch.dtype) -> None
         layout = backend.arrange([Span(0, 6, 0, 9)], device=CPU)
         out = backend.attend(_guarded(q), _guarded(kv), layout)
         assert torch.equal(out, backend.attend(q, kv, layout))
+
+
+@pytest.mark.parametrize("num_threads", [1, 2, 3, 5])
+def test_no_bit_depends_on_the_number_of_threads(num_threads: int) -> None:
+    x, before = torch.randn(20, 100), torch.get_num_threads()
+    kv, q = torch.randn(2, 2, 32, 10).half(), torch.randn(7, 4, 10)
+    backend = NativeAttention(_kernels(PATHS[0]))
+    layout = backend.arrange([Span(0, 7, 0, 30)], device=CPU)
+    results = []
+    try:
+        for threads in (1, num_threads):
+            torch.set_num_threads(threads)
+            for format in ("fp16", "int8"):
+                layer = NativeLinear(_linear(200, 100), format=format, native=_kernels(PATHS[0]))
+                results.append(layer(x))
+            results.append(backend.attend(q, kv, layout))
+    finally:
+        torch.set_num_threads(before)
+    for one, several in zip(results[:3], results[3:], strict=True):
+        assert torch.equal(one, several)
+
+
+def test_engines_of_one_process_compute_side_by_side() -> None:
+    """Nothing is kept between calls: threads with other weights and other instruction sets do not
+    meet."""
+    x = torch.randn(5, 100)
+    layers = [
+        NativeLinear(_linear(200 + index, 100), format=format, native=_kernels(path))
+        for index, path in enumerate(PATHS)
+        for format in ("fp16", "int8")
+    ]
+    expected = [layer(x) for layer in layers]
+
+    def compute(index: int) -> bool:
+        return all(torch.equal(layers[index](x), expected[index]) for _ in range(50))
+
+    with ThreadPoolExecutor(len(layers)) as pool:
+        assert all(pool.map(compute, range(len(layers))))
 
 
 def test_without_the_library_formats_are_plain_torch() -> None:
