@@ -66,6 +66,8 @@ def create_app(pipeline: Pipeline, settings: Settings) -> FastAPI:
         offload = Offload(
             num_threads=settings.media_threads, max_pending=pipeline.settings.max_waiting
         )
+        # One thread: the autoencoder takes one picture at a time.
+        autoencoder = Offload(num_threads=1, max_pending=pipeline.settings.max_waiting)
         fetcher = Fetcher(
             _fetch_policy(settings),
             max_bytes=settings.max_image_bytes,
@@ -80,6 +82,7 @@ def create_app(pipeline: Pipeline, settings: Settings) -> FastAPI:
             dispatcher=dispatcher,
             metrics=metrics,
             offload=offload,
+            autoencoder=autoencoder,
             drawings=LiveDrawings(),
             results=ResultStore(max_bytes=settings.result_store_bytes, ttl_s=settings.result_ttl_s),
             fetcher=fetcher,
@@ -93,6 +96,7 @@ def create_app(pipeline: Pipeline, settings: Settings) -> FastAPI:
             yield
         finally:
             offload.close()
+            autoencoder.close()
             await fetcher.close()
             await dispatcher.stop()
 

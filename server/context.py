@@ -26,13 +26,18 @@ _IMAGE_ALIASES = re.compile(r"dall-e-[23]|(chat)?gpt-image-[a-z0-9.-]+")
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The parts of a running server. `created` is when it started, in Unix seconds."""
+    """The parts of a running server. `created` is when it started, in Unix seconds.
+
+    What waits for the autoencoder is done in `autoencoder`, everything else that would hold up the
+    event loop in `offload`: it takes milliseconds, and must not wait behind seconds.
+    """
 
     settings: Settings
     pipeline: Pipeline
     dispatcher: Dispatcher
     metrics: Metrics
     offload: Offload
+    autoencoder: Offload
     results: ResultStore
     drawings: LiveDrawings
     fetcher: Fetcher
@@ -43,6 +48,11 @@ class Context:
     def model_name(self) -> str:
         """The name clients use."""
         return self.pipeline.name
+
+    @property
+    def picture_model(self) -> str:
+        """The name of the model as one that answers with pictures wherever it can."""
+        return f"{self.model_name}:image"
 
     @property
     def fingerprint(self) -> str:
@@ -66,7 +76,7 @@ class Context:
         """Refuse a model that is not served (RequestError, 404); no name means the only one."""
         if name is None or name == self.model_name:
             return
-        if draws and _IMAGE_ALIASES.fullmatch(name):
+        if draws and (name == self.picture_model or _IMAGE_ALIASES.fullmatch(name)):
             return
         raise RequestError(
             f"The model {name[:100]!a} does not exist; this server has {self.model_name!a}.",

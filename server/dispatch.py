@@ -23,6 +23,7 @@ from janus_core.engine.events import (
     StepDone,
     TextDelta,
 )
+from janus_core.engine.forecast import Estimate
 from janus_core.engine.request import Request, TextRequest
 from janus_core.engine.service import EngineService
 from janus_core.errors import EngineDeadError, JanusError, ParameterError, StepError
@@ -102,6 +103,11 @@ class Dispatcher:
         with suppress(TimeoutError):
             async with asyncio.timeout(STOP_S):
                 await stopped.wait()
+
+    def estimate(self, requests: Sequence[Request]) -> Estimate | None:
+        """When the last of `requests`, pictures of one prompt, would be there if they came now;
+        None for text, and before the first step was measured."""
+        return self.service.estimate(requests[0], num_images=len(requests))
 
     def submit(self, requests: Sequence[Request], *, record: RequestRecord) -> "RequestHandle":
         """Submit all of `requests` or, if one is refused, none: the error is raised here."""
@@ -232,6 +238,12 @@ class RequestHandle:
         if not self._closed:
             error = EngineDeadError("The engine does not answer.")
             self._queue.put_nowait(Failed(request_id, error))
+
+    def remaining_s(self) -> float | None:
+        """Estimated seconds until the last of the pictures is there; None where nothing tells."""
+        estimates = [self._service.estimate(request_id) for request_id in self._open]
+        known = [estimate.remaining_s for estimate in estimates if estimate is not None]
+        return max(known, default=None)
 
     def interrupt(self) -> None:
         """Cancel whatever has not ended, and still tell who waits how it ended."""

@@ -27,7 +27,7 @@ class Drawing:
     requests: list[ImageRequest]
 
     async def encode(self, context: Context, *, index: int, pixels: Pixels) -> str:
-        """The file of the picture `index` in base64; a PNG says how to draw it again."""
+        """The file of the picture `index` in base64; a PNG says how it was drawn."""
         metadata = describe(
             self.requests[index],
             prompt=self.body.prompt,

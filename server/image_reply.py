@@ -18,6 +18,7 @@ from janus_core.engine.events import (
     Preview,
     Usage,
 )
+from janus_core.engine.forecast import Estimate
 from janus_core.engine.request import ImageRequest
 from server.context import Context
 from server.dispatch import RequestHandle
@@ -168,7 +169,7 @@ class ImageReply:
         return event_frame(payload.type, payload.to_json())
 
     async def _file(self, index: int, pixels: Pixels) -> bytes:
-        """The file; a PNG says how to draw it again."""
+        """The file; a PNG says how it was drawn."""
         metadata = describe(
             self._requests[index],
             prompt=self._caption or self._body.caption or "",
@@ -201,6 +202,11 @@ def native_size_header(context: Context) -> dict[str, str]:
     """Tells a client that asked for another size what the model really drew."""
     native_px = context.pipeline.config.vq.image_size
     return {"x-janus-native-size": f"{native_px}x{native_px}"}
+
+
+def estimate_header(estimate: Estimate | None) -> dict[str, str]:
+    """Tells a client at the beginning of a stream when its last picture will be there."""
+    return {} if estimate is None else {"x-janus-estimated-s": f"{estimate.remaining_s:.1f}"}
 
 
 def usage_of_pictures(usages: Sequence[Usage]) -> ImagesUsage:

@@ -12,12 +12,9 @@ from janus_core.errors import ParameterError
 from janus_core.images import OutputFormat
 from janus_core.pipeline import ImageOptions, Pipeline
 from server.errors import unsupported
-from server.pictures import PictureFormat, parse_size
+from server.pictures import DEFAULT_QUALITY, PictureFormat, parse_size
 from server.schemas.images import DrawingBody, ImageGenerationRequest
 from server.settings import Settings
-
-DEFAULT_QUALITY = 95
-"""Of JPEG and WebP, if the client does not choose; above it, files grow and nobody sees why."""
 
 
 def check_count(num_pictures: int, settings: Settings, *, param: str = "n") -> None:
@@ -83,9 +80,9 @@ def image_options(body: DrawingBody, *, forced_codes: Sequence[int | None]) -> I
         seed=tuple(seeds) if len(seeds) > 1 else next(iter(seeds), None),
         guidance=body.guidance,
         negative_prompt=body.negative_prompt,
-        temperature=1.0 if body.temperature is None else body.temperature,
+        temperature=body.temperature,
         top_k=max(0, body.top_k or 0),
-        top_p=1.0 if body.top_p is None else body.top_p,
+        top_p=body.top_p,
         min_p=body.min_p or 0.0,
         num_previews=body.partial_images or 0,
         progress=bool(body.progress),

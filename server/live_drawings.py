@@ -4,7 +4,6 @@ Owns what has been seen of each drawing so far; knows no endpoint and no pixels'
 event loop only. Invariant: a drawing is listed exactly as long as somebody waits for it.
 """
 
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +20,6 @@ class LiveDrawing:
     num_pictures: int
     num_codes: int
     task_id: str
-    started_s: float = field(default_factory=time.monotonic)
     num_drawn: dict[int, int] = field(default_factory=dict)
     shown: Pixels | None = None
     previews: dict[int, Pixels] = field(default_factory=dict)
@@ -31,12 +29,6 @@ class LiveDrawing:
     def progress(self) -> float:
         """0 to 1, over all pictures and all their codes."""
         return sum(self.num_drawn.values()) / (self.num_pictures * self.num_codes)
-
-    def eta_s(self) -> float:
-        """Seconds left if it goes on as it has; 0 as long as nothing is drawn."""
-        progress = self.progress
-        elapsed_s = time.monotonic() - self.started_s
-        return elapsed_s * (1.0 - progress) / progress if progress else 0.0
 
     async def run(self) -> None:
         """Follow the drawing to its end; an interrupted one ends with what there is."""

@@ -33,6 +33,9 @@ _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics"})
 """Asked every few seconds by machines; logged at debug level only."""
 
+UNMATCHED = "unmatched"
+"""The route of a path that has none."""
+
 HttpObserver = Callable[[str, str, int, float], None]
 """Called with method, route, status and seconds once an answer is complete."""
 
@@ -91,7 +94,8 @@ class RequestContext:
         fields: dict[str, object] = {
             "request_id": record.request_id,
             "method": printable(scope["method"], limit=16),
-            "path": printable(scope["path"]),
+            # The address of a kept picture is the only key to it, and the log is no place for keys.
+            "path": printable(scope["path"] if route == UNMATCHED else route),
             "status": status,
             "total_s": round(duration_s, 4),
             **record.fields(),
@@ -140,7 +144,7 @@ class BodyLimit:
 def route_of(scope: Scope) -> str:
     """The template of the route that answered: a closed set, fit for a metric's label."""
     route = scope.get("route")
-    return route.path if isinstance(route, Route) else "unmatched"
+    return route.path if isinstance(route, Route) else UNMATCHED
 
 
 def _request_id(scope: Scope) -> str:

@@ -21,6 +21,9 @@ from janus_core.images import OutputFormat, encode_image
 
 MIN_SIDE_PX = 16
 
+DEFAULT_QUALITY = 95
+"""Of JPEG and WebP, if nobody chooses; above it, files grow and nobody sees why."""
+
 SAMPLER_NAME = "Autoregressive"
 """Where a sampler of a diffusion model is asked for: there is one way to draw, code by code."""
 
@@ -37,7 +40,7 @@ class PictureFormat:
     width: int
     height: int
     format: OutputFormat
-    quality: int
+    quality: int = DEFAULT_QUALITY
 
     @property
     def size(self) -> str:
@@ -100,6 +103,8 @@ def describe(
     """What a PNG says about how it was drawn: single keys, and `parameters`, the text that tools
     around AUTOMATIC1111's web UI read."""
     seed, guidance = str(request.sampling.seed), str(request.guidance)
+    if request.uncond_token_ids is None:
+        negative_prompt = None  # it has no part in an unguided picture
     negative = f"\nNegative prompt: {negative_prompt}" if negative_prompt else ""
     settings = (
         f"Steps: {num_codes}, Sampler: {SAMPLER_NAME}, CFG scale: {guidance}, Seed: {seed}, "
@@ -110,6 +115,7 @@ def describe(
         **({"negative_prompt": negative_prompt} if negative_prompt else {}),
         "seed": seed,
         "guidance_scale": guidance,
+        "temperature": str(request.sampling.temperature),
         "model": model_name,
         "parameters": f"{prompt}{negative}\n{settings}",
     }

@@ -21,7 +21,7 @@ from janus_core.options import ImageOptions
 from janus_core.pipeline import Pipeline
 from server.context import Context
 from server.edit_request import DEFAULT_STRENGTH, EditSource, build_edit_requests
-from server.image_request import DEFAULT_QUALITY, check_count
+from server.image_request import check_count
 from server.live_drawings import LiveDrawing
 from server.pictures import SAMPLER_NAME, PictureFormat, describe, parse_size
 from server.record import RequestRecord
@@ -52,7 +52,7 @@ def picture_style(body: DrawingOptions, *, pipeline: Pipeline, settings: Setting
     except ParameterError as error:
         error.param = "width"
         raise
-    return PictureFormat(width, height, "png", DEFAULT_QUALITY)
+    return PictureFormat(width, height, "png")
 
 
 def build_requests(body: TextToImage, *, pipeline: Pipeline) -> list[ImageRequest]:

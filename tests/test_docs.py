@@ -8,9 +8,11 @@ import re
 from pathlib import Path
 
 import pytest
+from fastapi import FastAPI
 from pydantic_core import PydanticUndefined
 
 from server import metrics
+from server.app import ROUTES
 from server.cli import app
 from server.schemas.ask import AskRequest
 from server.schemas.chat import ChatRequest
@@ -117,6 +119,57 @@ def test_every_field_is_documented(body: type[Body], path: str) -> None:
     assert used - FILES == set(body.model_fields) - FILES
     assert _names(without_effect[1]) == body.without_effect
     assert body.refused.keys() <= _names(refused[1])
+
+
+def _openapi() -> dict:
+    """What the server says about itself, which needs no model."""
+    app = FastAPI()
+    for module in ROUTES:
+        app.include_router(module.router)
+    return app.openapi()
+
+
+def _fields(operation: dict, schemas: dict) -> set[str]:
+    """The fields of a request's body."""
+    content = operation.get("requestBody", {}).get("content", {})
+    found: set[str] = set()
+    for body in content.values():
+        schema = body["schema"]
+        if "$ref" in schema:
+            schema = schemas[schema["$ref"].rpartition("/")[2]]
+        found |= schema["properties"].keys()
+    return found
+
+
+TOGETHER = {
+    "/v1/caption": "/v1/ask",
+    "/understand_image_and_question/": "/generate_images/",
+    **{f"/sdapi/v1/{name}": "/sdapi/v1/txt2img" for name in ("interrogate", "png-info", "options")},
+}
+"""Endpoints that are described with another one."""
+
+
+def test_every_endpoint_and_its_fields_are_documented() -> None:
+    """Of what OpenAPI says, nothing is missing in the text; and the table lists nothing else."""
+    openapi, text = _openapi(), API.read_text("utf-8")
+    listed = set(re.findall(r"`((?:GET|POST) /[^`]*)`", text.partition("\n## ")[0]))
+    found = set()
+    for template, operations in openapi["paths"].items():
+        path = re.sub(r"{.*?}", "{id}", template)
+        for method, operation in operations.items():
+            endpoint = f"{method.upper()} {path}"
+            if path.startswith("/sdapi/v1/"):
+                name = path.rpartition("/")[2]
+                section = _section(API, "POST /sdapi/v1/txt2img")
+                shown = "refresh-*" if name.startswith("refresh-") else name
+                assert f"`{shown}`" in section or f"## {endpoint}\n" in text, endpoint
+            else:
+                found.add(endpoint)
+            fields = _fields(operation, openapi["components"]["schemas"])
+            if fields:
+                section = _section(API, f"POST {TOGETHER.get(path, path)}")
+                assert fields <= _names(section), endpoint
+    assert listed == found
 
 
 def test_every_command_exists() -> None:

@@ -121,10 +121,10 @@ class EngineService:
         """The engine's numbers of this moment."""
         return self._engine.stats()
 
-    def estimate(self, request: Request | str) -> Estimate | None:
-        """When a picture will be there: one that is live (by its id) or one submitted now. None for
-        text, for unknown ids, and before the first step was measured."""
-        return self._engine.estimate(request)
+    def estimate(self, request: Request | str, *, num_images: int = 1) -> Estimate | None:
+        """When a picture will be there: one that is live (by its id), or the last of `num_images`
+        submitted now. None for text, for unknown ids, and before the first step was measured."""
+        return self._engine.estimate(request, num_images=num_images)
 
     # ---- the engine's thread --------------------------------------------------------------------
 

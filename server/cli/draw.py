@@ -1,8 +1,7 @@
 """`janus draw`: pictures from a prompt, with a progress bar, into files.
 
-Owns file names and the metadata of a picture. Invariant: a picture says how it was made (PNG text
-chunks: prompt, negative_prompt, seed, guidance_scale, temperature, model), so that it can be drawn
-again.
+Owns file names. Invariant: a PNG says how it was made, in the way of one that the server sends, so
+that it can be drawn again.
 """
 
 from pathlib import Path
@@ -11,11 +10,11 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from janus_core.engine.events import Failed, Finished, ImageProgress
-from janus_core.engine.request import ImageRequest
 from janus_core.errors import ParameterError
-from janus_core.images import OutputFormat, encode_image
+from janus_core.images import OutputFormat
 from janus_core.pipeline import ImageOptions, Pipeline
 from server.cli.terminal import status_console
+from server.pictures import PictureFormat, describe
 
 _FORMATS: dict[str, OutputFormat] = {
     ".png": "png",
@@ -53,9 +52,17 @@ def draw_pictures(pipeline: Pipeline, prompt: str, *, options: ImageOptions, out
             if isinstance(event, Finished):
                 assert event.pixels is not None, "nobody cancels: a finished picture has pixels"
                 request, path = by_id[event.request_id]
-                metadata = _metadata(pipeline, prompt, options, request)
-                format = _FORMATS[path.suffix.lower()]
-                path.write_bytes(encode_image(event.pixels, format, metadata=metadata))
+                height, width = event.pixels.shape[:2]
+                style = PictureFormat(width, height, _FORMATS[path.suffix.lower()])
+                metadata = describe(
+                    request,
+                    prompt=prompt,
+                    negative_prompt=options.negative_prompt,
+                    model_name=pipeline.name,
+                    style=style,
+                    num_codes=pipeline.config.vq.num_codes,
+                )
+                path.write_bytes(style.file(event.pixels, metadata=metadata))
     for request, path in by_id.values():
         typer.echo(f"{path}  seed {request.sampling.seed}")
 
@@ -65,17 +72,3 @@ def _paths(output: Path, n: int) -> list[Path]:
     if n == 1:
         return [output]
     return [output.with_stem(f"{output.stem}-{number}") for number in range(1, n + 1)]
-
-
-def _metadata(
-    pipeline: Pipeline, prompt: str, options: ImageOptions, request: ImageRequest
-) -> dict[str, str]:
-    negative = {"negative_prompt": options.negative_prompt} if options.negative_prompt else {}
-    return {
-        "prompt": prompt,
-        **negative,
-        "seed": str(request.sampling.seed),
-        "guidance_scale": str(request.guidance),
-        "temperature": str(request.sampling.temperature),
-        "model": pipeline.name,
-    }

@@ -16,6 +16,7 @@ from server.chat_request import drawing_body, text_options, turns_of
 from server.context import Context, context_of
 from server.conversation import Turn, build_text_requests, with_images
 from server.drawing import prepare_drawing
+from server.image_reply import native_size_header
 from server.json_route import JsonRoute, unless_client_leaves
 from server.record import record_of
 from server.schemas.chat import ChatRequest
@@ -38,12 +39,16 @@ async def create_chat_completion(body: ChatRequest, request: Request) -> Respons
 
 async def _answer(body: ChatRequest, request: Request) -> Response:
     context, record = context_of(request), record_of(request)
+    if body.model == context.picture_model:
+        # Where a model's name is all that a client's user can choose.
+        body = body.model_copy(update={"model": None, "modalities": ["image"]})
     body.check()
     context.check_model(body.model)
     turns = turns_of(body, context.settings)
     prepare = _prepare_pictures if body.wants_picture else _prepare_text
     requests, reply = await prepare(context, turns, body)
     task = record.task = "image" if body.wants_picture else "chat"
+    headers = native_size_header(context) if body.wants_picture else {}
     record.num_choices = len(requests)
     handle = context.dispatcher.submit(requests, record=record)
     context.metrics.observe("request_params_n", len(requests), task)
@@ -51,9 +56,11 @@ async def _answer(body: ChatRequest, request: Request) -> Response:
         context.metrics.observe("request_params_max_tokens", body.token_limit, task)
     if body.stream:
         frames = reply.frames(handle, ping_interval_s=context.settings.ping_interval_s)
-        return EventStream(frames, handle=handle)
+        return EventStream(frames, handle=handle, headers=headers)
     with closing(handle):
-        return await reply.response(handle)
+        response = await reply.response(handle)
+    response.headers.update(headers)
+    return response
 
 
 async def _prepare_text(

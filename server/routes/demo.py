@@ -20,7 +20,7 @@ from server.answer import answer_about
 from server.context import context_of
 from server.conversation import ImageSource
 from server.form import FormRoute, form_schema, read_form
-from server.image_request import DEFAULT_QUALITY
+from server.image_reply import native_size_header
 from server.json_route import unless_client_leaves
 from server.pictures import PictureFormat, describe
 from server.record import record_of
@@ -118,7 +118,7 @@ async def _generate(request: Request, body: DemoPrompt) -> Response:
     side_px = pipeline.config.vq.image_size
     if settings.image_size_policy == "resize":
         side_px = min(SIDE_PX, settings.max_output_side_px)
-    style = PictureFormat(side_px, side_px, "png", DEFAULT_QUALITY)
+    style = PictureFormat(side_px, side_px, "png")
     record.task, record.num_choices = "image", len(requests)
     files: dict[int, bytes] = {}
     with closing(context.dispatcher.submit(requests, record=record)) as handle:
@@ -138,7 +138,8 @@ async def _generate(request: Request, body: DemoPrompt) -> Response:
                     style.file, event.pixels, metadata=metadata
                 )
     chunks = _chunks([files[index] for index in sorted(files)])
-    return StreamingResponse(chunks, media_type="multipart/related")
+    headers = native_size_header(context)
+    return StreamingResponse(chunks, media_type="multipart/related", headers=headers)
 
 
 async def _chunks(files: Sequence[bytes]) -> AsyncIterator[bytes]:

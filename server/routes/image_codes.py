@@ -60,7 +60,7 @@ async def _decode(body: DecodeRequest, context: Context) -> Response:
     reply = DecodeReply(
         created=int(time.time()),
         data=[
-            await context.offload.admit(_decoded, codes, index, style=style, context=context)
+            await context.autoencoder.admit(_decoded, codes, index, style=style, context=context)
             for index, codes in enumerate(body.codes)
         ],
         output_format=style.format,
@@ -91,7 +91,7 @@ async def _encode(body: EncodeRequest, context: Context) -> Response:
     reply = EncodeReply(
         object="list",
         data=[
-            await context.offload.admit(_encoded, source, index, context=context)
+            await context.autoencoder.admit(_encoded, source, index, context=context)
             for index, source in enumerate(turn.parts)
             if isinstance(source, ImageSource)
         ],

@@ -120,7 +120,7 @@ async def _draw(
         options = image_options(body, forced_codes=())
         return build_edit_requests(prompt, options, source, pipeline=pipeline)
 
-    requests = await context.offload.admit(prepare)
+    requests = await context.autoencoder.admit(prepare)
     return await answer_with_pictures(
         request, requests, body=body, style=style, kind="image_edit", caption=caption
     )

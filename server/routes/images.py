@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request, Response
 from janus_core.engine.request import ImageRequest
 from janus_core.errors import RequestError
 from server.context import base_url_of, context_of
-from server.image_reply import ImageReply
+from server.image_reply import ImageReply, estimate_header
 from server.image_request import build_image_requests, picture_format
 from server.json_route import JsonRoute, unless_client_leaves
 from server.pictures import PictureFormat
@@ -72,6 +72,7 @@ async def answer_with_pictures(
     """Submit `requests` and answer with what they become, at once or as a stream."""
     context, record = context_of(request), record_of(request)
     record.task, record.num_choices = "image", len(requests)
+    estimate = context.dispatcher.estimate(requests) if body.stream else None
     handle = context.dispatcher.submit(requests, record=record)
     context.metrics.observe("request_params_n", len(requests), "image")
     reply = ImageReply(
@@ -85,6 +86,7 @@ async def answer_with_pictures(
     )
     if body.stream:
         frames = reply.frames(handle, ping_interval_s=context.settings.ping_interval_s)
-        return EventStream(frames, handle=handle, headers=reply.headers)
+        headers = reply.headers | estimate_header(estimate)
+        return EventStream(frames, handle=handle, headers=headers)
     with closing(handle):
         return await reply.response(handle)

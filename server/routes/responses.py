@@ -15,6 +15,7 @@ from janus_core.errors import RequestError
 from server.context import Context, context_of
 from server.conversation import Turn, build_text_requests, with_images
 from server.drawing import Drawing, prepare_drawing
+from server.image_reply import native_size_header
 from server.json_route import JsonRoute, unless_client_leaves
 from server.record import record_of
 from server.responses_items import MessageItem, PictureItem, ResponseItem
@@ -22,7 +23,7 @@ from server.responses_object import ResponseStates
 from server.responses_reply import ResponseReply
 from server.responses_request import drawing_body, drawing_param, text_options, turns_of
 from server.schemas.common import ErrorBody
-from server.schemas.responses import ResponsesRequest
+from server.schemas.responses import IMAGE_TOOL, ResponsesRequest, Tool
 from server.schemas.responses_replies import ResponseObject
 from server.sse import EventStream
 
@@ -41,12 +42,17 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
 
 async def _answer(body: ResponsesRequest, request: Request) -> Response:
     context, record = context_of(request), record_of(request)
+    if body.model == context.picture_model:
+        # Where a model's name is all that a client's user can choose.
+        tools = body.tools if body.image_tool is not None else [Tool(type=IMAGE_TOOL)]
+        body = body.model_copy(update={"model": None, "tools": tools, "tool_choice": None})
     body.check()
     context.check_model(body.model)
     turns = turns_of(body, context.settings)
     prepare = _prepare_picture if body.draws else _prepare_text
     requests, item = await prepare(context, turns, body)
     task = record.task = "image" if body.draws else "chat"
+    headers = native_size_header(context) if body.draws else {}
     record.num_choices = 1
     reply = ResponseReply(ResponseStates(context, body, requests[0]), item)
     handle = context.dispatcher.submit(requests, record=record)
@@ -55,9 +61,11 @@ async def _answer(body: ResponsesRequest, request: Request) -> Response:
         context.metrics.observe("request_params_max_tokens", body.token_limit, task)
     if body.stream:
         frames = reply.frames(handle, ping_interval_s=context.settings.ping_interval_s)
-        return EventStream(frames, handle=handle)
+        return EventStream(frames, handle=handle, headers=headers)
     with closing(handle):
-        return await reply.response(handle)
+        response = await reply.response(handle)
+    response.headers.update(headers)
+    return response
 
 
 async def _prepare_text(

@@ -14,6 +14,7 @@ from janus_core.errors import ImageInputError
 from server.answer import caption_of
 from server.context import Context, context_of
 from server.conversation import ImageSource
+from server.image_reply import native_size_header
 from server.json_route import JsonRoute, unless_client_leaves
 from server.media import bytes_of_url
 from server.pictures import PictureFormat
@@ -76,11 +77,11 @@ async def progress(request: Request, *, skip_current_image: bool = False) -> Pro
     shown = None
     if drawing.shown is not None and not skip_current_image:
         height, width = drawing.shown.shape[:2]
-        style = PictureFormat(width, height, "png", 0)
-        shown = await context.offload.run(style.encode, drawing.shown, metadata={})
+        style = PictureFormat(width, height, "png")
+        shown = await context.offload.admit(style.encode, drawing.shown, metadata={})
     return Progress(
         progress=drawing.progress,
-        eta_relative=drawing.eta_s(),
+        eta_relative=drawing.handle.remaining_s() or 0.0,
         state=_state(
             num_live, num_drawn=max(drawing.num_drawn.values(), default=0),
             num_codes=drawing.num_codes,
@@ -146,7 +147,7 @@ async def _image_to_image(body: ImageToImage, request: Request) -> Response:
             pipeline=context.pipeline,
         )
 
-    requests = await context.offload.admit(prepare)
+    requests = await context.autoencoder.admit(prepare)
     return await _drawn(request, requests, body=body, prompt=prompt, style=style)
 
 
@@ -173,7 +174,8 @@ async def _drawn(
         style=style,
         record=record_of(request),
     )
-    return Response(reply.to_json(), media_type="application/json")
+    headers = native_size_header(context_of(request))
+    return Response(reply.to_json(), media_type="application/json", headers=headers)
 
 
 async def _interrogate(body: ImageBody, request: Request) -> Response:

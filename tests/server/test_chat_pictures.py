@@ -42,6 +42,22 @@ def test_the_answer_is_the_picture_an_image_generation_draws(
     assert usage["prompt_tokens"] == drawn["usage"]["input_tokens"]
 
 
+@pytest.mark.parametrize("fields", [{}, {"modalities": ["text"]}])
+def test_a_name_of_the_model_is_enough_to_get_a_picture(client: httpx2.Client, fields: dict):
+    reply = client.post(CHAT, json={"messages": DRAW, "model": "tiny:image", "seed": 5} | fields)
+    assert reply.headers["x-janus-native-size"] == "16x16"
+    assert reply.json()["model"] == "tiny"
+    (image,) = reply.json()["choices"][0]["message"]["images"]
+    assert same(picture(image), opened(draw(client, seed=5)["data"][0]["b64_json"]))
+    text = client.post(CHAT, json={"messages": DRAW, "model": "tiny", "max_tokens": 1})
+    assert "x-janus-native-size" not in text.headers
+    body = {"messages": DRAW, "model": "tiny:image", "stream": True}
+    with client.stream("POST", CHAT, json=body) as stream:
+        assert stream.headers["x-janus-native-size"] == "16x16"
+        assert '"images"' in stream.read().decode()
+    assert client.post(CHAT, json={"messages": DRAW, "model": "tiny:x"}).status_code == 404
+
+
 def test_only_the_last_words_of_the_user_are_drawn(client: httpx2.Client, image_url: str):
     messages = [
         {"role": "system", "content": "You draw."},

@@ -3,11 +3,13 @@
 import http.client
 import io
 import urllib.parse
+from pathlib import Path
 
 import httpx2
 import pytest
 from PIL import Image
 
+from server.routes import demo
 from tests.server.conftest import data_url
 from tests.serving import ServerInThread
 
@@ -45,15 +47,19 @@ def drawn(server: ServerInThread, **fields: object) -> list[Image.Image]:
     return images
 
 
-def test_the_client_script_gets_its_pictures(server: ServerInThread):
-    images = drawn(server, prompt="a large red circle", seed=4, guidance=5.0)
+def test_the_client_script_gets_its_pictures(tiny_checkpoint: Path):
+    # Small, because the script tries to decode what it has with every kilobyte.
+    settings = {"max_pictures": 4, "max_output_side_px": 64}
+    with ServerInThread(model=str(tiny_checkpoint), **settings) as server:
+        images = drawn(server, prompt="a large red circle", seed=4, guidance=5.0)
     assert len(images) == 4, "of five, as many as this server allows"
-    assert {image.size for image in images} == {(512, 512)}
+    assert {image.size for image in images} == {(64, 64)}
     assert [image.text["seed"] for image in images] == ["4", "5", "6", "7"]
     assert images[0].text["guidance_scale"] == "5.0"
 
 
-def test_a_question_about_a_file(client: httpx2.Client):
+def test_a_question_about_a_file(client: httpx2.Client, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(demo, "MAX_ANSWER_TOKENS", 24)  # of 512, which take long
     image = Image.radial_gradient("L").convert("RGB").resize((40, 30))
 
     def ask(**fields: object) -> str:
@@ -77,7 +83,7 @@ def test_a_question_about_a_file(client: httpx2.Client):
                 ],
             }
         ],
-        "max_tokens": 512,
+        "max_tokens": 24,
     }
     chat = client.post("/v1/chat/completions", json=body).json()["choices"][0]["message"]
     assert ask() == chat["content"].strip()

@@ -75,6 +75,24 @@ def test_responses_fetch_too(fetching: httpx2.Client, host: PictureHost):
     assert reply.status_code == 200, reply.text
 
 
+def edit(client: httpx2.Client, url: str) -> httpx2.Response:
+    images = {"images": [{"image_url": url}], "mask": {"image_url": url}}
+    return client.post("/v1/images/edits", json={"prompt": "a circle", "seed": 1} | images)
+
+
+def encode(client: httpx2.Client, url: str) -> httpx2.Response:
+    return client.post("/v1/images/encode", json={"images": [url]})
+
+
+@pytest.mark.parametrize("use", [edit, encode])
+def test_pictures_to_draw_from_are_fetched_too(fetching: httpx2.Client, host: PictureHost, use):
+    reply = use(fetching, f"http://127.0.0.1:{host.port}/cat.png")
+    assert reply.status_code == 200, reply.text
+    assert reply.json()["data"] == use(fetching, data_url(picture())).json()["data"]
+    inside = use(fetching, f"http://127.0.0.1:{host.port}/inside")
+    assert (inside.status_code, inside.json()["error"]["code"]) == (400, "invalid_image_url")
+
+
 @pytest.mark.parametrize(
     ("path", "code"),
     [
@@ -110,7 +128,7 @@ def test_fetches_are_counted(fetching: httpx2.Client, host: PictureHost):
     assert 'outcome="ok"' in metrics
 
 
-@pytest.mark.parametrize("ask_about", [lambda *given: ask(*given), respond])
+@pytest.mark.parametrize("ask_about", [ask, respond, edit, encode])
 def test_nothing_is_fetched_unless_enabled(client: httpx2.Client, host: PictureHost, ask_about):
     num_connections = host.num_connections
     reply = ask_about(client, f"http://127.0.0.1:{host.port}/cat.png")

@@ -1,17 +1,25 @@
 """Codes in and out: pictures from codes and back, drawings continued, log-probabilities."""
 
+import base64
+import threading
+
 import httpx2
 import pytest
 from PIL import Image, ImageOps
 
 from tests.server.conftest import data_url
 from tests.server.test_images import draw, opened
+from tests.serving import ServerInThread, wait_until
 
 
 def post(client: httpx2.Client, path: str, **body: object) -> dict:
     reply = client.post(f"/v1/images/{path}", json=body)
     assert reply.status_code == 200, reply.text
     return reply.json()
+
+
+def png_of(image_url: str) -> bytes:
+    return base64.b64decode(image_url.partition(",")[2])
 
 
 def test_codes_of_a_picture_decode_to_it(client: httpx2.Client):
@@ -76,6 +84,33 @@ def test_log_probabilities_of_codes(client: httpx2.Client):
     assert given["logprobs"]["cond"][:4] == [None] * 4
     assert given["logprobs"]["guided"][4:] == pytest.approx(columns["guided"][4:], abs=1e-4)
     assert "logprobs" not in draw(client, seed=3)["data"][0]
+
+
+def test_nobody_waits_for_the_autoencoder_who_does_not_need_it(
+    server: ServerInThread, client: httpx2.Client, image_url: str
+):
+    """However many pictures are to be decoded."""
+    release, replies = threading.Event(), []
+    busy = server.context.pipeline.codec._pool.submit(release.wait, 60)
+
+    def decode() -> None:
+        with server.client() as other:
+            replies.append(post(other, "decode", codes=[1] * 16))
+
+    threads = [threading.Thread(target=decode) for _ in range(4)]
+    try:
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: server.context.autoencoder._num_pending == 4)
+        assert client.post("/v1/caption", files={"image": png_of(image_url)}, timeout=20).json()
+        assert draw(client, seed=3)
+        assert not replies
+    finally:
+        release.set()
+        for thread in threads:
+            thread.join(60)
+    assert busy.result()
+    assert len(replies) == 4
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Edits and variations over a real socket: what is kept, what is drawn, what is refused."""
 
+import base64
 import io
 
 import httpx2
@@ -8,6 +9,7 @@ import openai
 import pytest
 from PIL import Image
 
+from server.schemas.images import ImageEditRequest
 from tests.server.conftest import data_url
 from tests.server.test_images import opened
 from tests.serving import ServerInThread
@@ -134,6 +136,43 @@ def test_json_is_the_same_as_a_form(client: httpx2.Client, source, mask):
 def test_each_parameter_has_its_effect(client: httpx2.Client, source, fields):
     plain = edit(client, source, strength=1)["data"][0]["token_ids"]
     assert edit(client, source, strength=1, **fields)["data"][0]["token_ids"] != plain
+
+
+@pytest.mark.parametrize("path", ["edits", "variations"])
+def test_what_has_no_effect_has_none(client: httpx2.Client, source, path: str):
+    fields = dict.fromkeys(ImageEditRequest.without_effect, 3)
+    assert edit(client, source, path, **fields)["data"] == edit(client, source, path)["data"]
+
+
+@pytest.mark.parametrize("path", ["edits", "variations"])
+def test_pictures_leave_as_those_of_a_generation(client: httpx2.Client, source, path: str):
+    wide = edit(client, source, path, size="64x32", output_format="jpeg", output_compression=80)
+    assert (wide["size"], wide["output_format"]) == ("64x32", "jpeg")
+    image = opened(wide["data"][0]["b64_json"])
+    assert (image.format, image.size) == ("JPEG", (64, 32))
+    rougher = edit(client, source, path, size="64x32", output_format="jpeg", output_compression=5)
+    assert len(rougher["data"][0]["b64_json"]) < len(wide["data"][0]["b64_json"])
+    kept = edit(client, source, path, response_format="url", quality="low", user="me")
+    assert (kept["quality"], kept["safety_identifier"]) == ("low", "me")
+    plain = edit(client, source, path)["data"][0]
+    assert client.get(kept["data"][0]["url"]).content == base64.b64decode(plain["b64_json"])
+    told = edit(client, source, path, logprobs=True)["data"][0]["logprobs"]["guided"]
+    assert len(told) == 16
+    assert told[:4] == [None] * 4, "what was kept"
+    assert None not in told[4:]
+    drawn = edit(client, source, path, seed=[8, 5])["data"]
+    assert drawn[1] == plain
+
+
+def test_an_edit_streams_its_progress(client: httpx2.Client, source):
+    data = {"prompt": PROMPT, "stream": "true", "progress": "true", "seed": "5"}
+    files = {"image": file_of(source)}
+    with client.stream("POST", "/v1/images/edits", data=data, files=files) as reply:
+        assert reply.headers["x-janus-native-size"] == "16x16"
+        frames = [frame.split("\n") for frame in reply.read().decode().split("\n\n") if frame]
+    names = [name.removeprefix("event: ") for name, *_ in frames if name.startswith("event")]
+    assert names[-1] == "image_edit.completed"
+    assert set(names[:-1]) == {"image_edit.progress"}
 
 
 @pytest.mark.filterwarnings("ignore:deprecated:DeprecationWarning")  # variations, there
@@ -266,6 +305,9 @@ def test_img2img_keeps_a_share_or_what_the_mask_leaves(client: httpx2.Client, so
     strokes.putalpha(white)
     assert drawn(mask=data_url(strokes)) == edited(mask=mask), "what a brush has covered"
     assert drawn(prompt="") != drawn()
+    assert drawn(negative_prompt="a cat") == edited(strength=0.75, negative_prompt="a cat")
+    assert drawn(cfg_scale=9) == edited(strength=0.75, guidance_scale=9)
+    assert drawn(width=64, height=32) == edited(strength=0.75, size="64x32")
     for fields, param in (
         ({"init_images": []}, "init_images"),
         ({"init_images": ["x", "y"]}, "init_images"),

@@ -12,7 +12,8 @@ from PIL import Image
 
 from janus_core.errors import ParameterError
 from server.pictures import parse_size
-from tests.serving import ServerInThread
+from server.schemas.images import ImageGenerationRequest
+from tests.serving import ServerInThread, wait_until
 
 URL = "/v1/images/generations"
 PROMPT = "a large red circle"
@@ -84,6 +85,7 @@ def test_the_file_says_how_to_draw_it_again(client: httpx2.Client):
     text = opened(picture["b64_json"]).text
     assert text["prompt"] == PROMPT
     assert (text["seed"], float(text["guidance_scale"]), text["model"]) == ("11", 3.0, "tiny")
+    assert text["temperature"] == "1.0"
     assert text["parameters"] == (
         f"{PROMPT}\nSteps: 16, Sampler: Autoregressive, CFG scale: 3.0, Seed: 11, Size: 16x16, "
         "Model: tiny"
@@ -110,6 +112,11 @@ def test_the_file_says_how_to_draw_it_again(client: httpx2.Client):
 )
 def test_each_parameter_has_its_effect(client: httpx2.Client, changed: dict):
     assert draw(client, seed=1, **changed)["data"] != draw(client, seed=1)["data"]
+
+
+def test_what_has_no_effect_has_none(client: httpx2.Client):
+    fields = dict.fromkeys(ImageGenerationRequest.without_effect, 3)
+    assert draw(client, seed=1, **fields)["data"] == draw(client, seed=1)["data"]
 
 
 def test_guidance_has_three_names(client: httpx2.Client):
@@ -167,7 +174,9 @@ def test_less_quality_is_a_smaller_file(client: httpx2.Client):
     assert sizes[0] < sizes[1] / 2
 
 
-@pytest.mark.parametrize("model", ["tiny", "dall-e-2", "dall-e-3", "gpt-image-1.5", None])
+@pytest.mark.parametrize(
+    "model", ["tiny", "tiny:image", "dall-e-2", "dall-e-3", "gpt-image-1.5", None]
+)
 def test_clients_with_a_fixed_list_of_models_are_served(client: httpx2.Client, model: str | None):
     reply = draw(
         client,
@@ -227,6 +236,17 @@ def test_a_url_leads_to_the_same_file(client: httpx2.Client):
     assert len({picture["url"] for picture in reply["data"]}) == 2
 
 
+def test_the_log_does_not_tell_where_pictures_are(
+    client: httpx2.Client, caplog: pytest.LogCaptureFixture
+):
+    with caplog.at_level("DEBUG", logger="server"):
+        (picture,) = draw(client, response_format="url")["data"]
+        assert client.get(picture["url"]).status_code == 200
+        wait_until(lambda: "/v1/images/{image_id}/content" in caplog.text)
+    image_id = picture["url"].split("/")[-2]
+    assert not any(image_id in r.getMessage() for r in caplog.records if "server" in r.name)
+
+
 @pytest.mark.parametrize("image_id", ["img_x", "..%2f..%2fetc", "a" * 2000])
 def test_there_is_nothing_at_other_urls(client: httpx2.Client, image_id: str):
     reply = client.get(f"/v1/images/{image_id}/content")
@@ -253,6 +273,16 @@ def test_progress_comes_once_per_row(client: httpx2.Client):
         assert {event["seed"] for event in own} == {3 + index}
         assert all(event["remaining_s"] is None or event["remaining_s"] >= 0 for event in progress)
         assert completed["type"] == "image_generation.completed"
+
+
+def test_a_stream_begins_with_the_time_it_will_take(client: httpx2.Client):
+    draw(client)  # so that steps have been measured
+    waits = []
+    for n in (1, 4):
+        with client.stream("POST", URL, json={"prompt": PROMPT, "stream": True, "n": n}) as reply:
+            waits.append(float(reply.headers["x-janus-estimated-s"]))
+            reply.read()
+    assert 0 <= waits[0] <= waits[1] < 60
 
 
 def test_without_a_stream_there_is_nothing_to_show_on_the_way(client: httpx2.Client):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.server.test_bad_input import refused
 from tests.server.test_chat import HELLO, ask
-from tests.server.test_images import PROMPT, draw
+from tests.server.test_images import PROMPT, draw, opened
 from tests.serving import ServerInThread, wait_until
 
 URL = "/v1/responses"
@@ -220,6 +220,16 @@ def test_a_stream_has_openai_s_events_in_its_order(client: httpx2.Client):
     assert found[0]["response"]["status"] == "in_progress"
     assert found[0]["response"]["output"] == []
     assert found[-2]["item"] == found[-1]["response"]["output"][0]
+
+
+@pytest.mark.parametrize("tools", [{}, {"tools": [TOOL | {"size": "32x32"}]}])
+def test_a_name_of_the_model_is_enough_to_get_a_picture(client: httpx2.Client, tools: dict):
+    body = {"input": PROMPT, "model": "tiny:image", "seed": 5} | tools
+    reply = client.post("/v1/responses", json=body)
+    assert reply.headers["x-janus-native-size"] == "16x16"
+    (item,) = reply.json()["output"]
+    assert opened(item["result"]).size == ((32, 32) if tools else (16, 16))
+    assert reply.json()["model"] == "tiny"
 
 
 @pytest.mark.parametrize("choice", [None, "auto", "required", {"type": "image_generation"}])
