@@ -44,7 +44,7 @@ class Examined(EngineSubject):
         self._pipeline = Pipeline.load(
             str(folder), settings=settings, device="cpu", weight_format=weight_format
         )
-        self.guidance = self._pipeline.default_guidance
+        self.guidance = self._pipeline.drawing_defaults.guidance
 
 
 @dataclass(frozen=True, slots=True)

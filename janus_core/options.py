@@ -8,9 +8,11 @@ the same options and the same seed the same request comes out.
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from janus_core.engine.request import Constraint, SamplingParams
 from janus_core.errors import ParameterError
+from janus_core.strict_json import read_object
 
 RANDOM_SEED_LIMIT = 2**32
 """Seeds drawn for a request stay below it: short to retype, and exact in every JSON parser."""
@@ -52,13 +54,41 @@ class TextOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DrawingDefaults:
+    """How a checkpoint wants pictures drawn where the client does not say.
+
+    For Janus-Pro, as in `generate()` of transformers' Janus and in `generation_inference.py`.
+    """
+
+    guidance: float = 5.0
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+    @classmethod
+    def read(cls, directory: Path) -> "DrawingDefaults":
+        """From `generation_config.json`, if there is one, under the names transformers gives them.
+
+        Raises CheckpointError.
+        """
+        path = directory / "generation_config.json"
+        if not path.is_file():
+            return cls()
+        section, janus = read_object(path), cls()
+        return cls(
+            guidance=section.number("guidance_scale", janus.guidance),
+            temperature=section.number("temperature", janus.temperature),
+            top_p=section.number("top_p", janus.top_p),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageOptions:
     """What a client may choose about a picture; None leaves it to us.
 
-    `guidance` defaults to what the checkpoint's `generation_config.json` says; 1 draws unguided, at
-    half the cost. `num_previews` half-drawn pictures are spread evenly over the codes. `seed` is
-    the first picture's, or one per picture. `forced_codes` are fed in raster order and the rest,
-    those that are None or missing at the end, is drawn. `code_logprobs` asks for the
+    `guidance`, `temperature` and `top_p` default to the checkpoint's `DrawingDefaults`; guidance 1
+    draws unguided, at half the cost. `num_previews` half-drawn pictures are spread evenly over the
+    codes. `seed` is the first picture's, or one per picture. `forced_codes` are fed in raster order
+    and the rest, those that are None or missing at the end, is drawn. `code_logprobs` asks for the
     log-probabilities of each drawn code.
     """
 
@@ -66,9 +96,9 @@ class ImageOptions:
     seed: int | tuple[int, ...] | None = None
     guidance: float | None = None
     negative_prompt: str | None = None
-    temperature: float = 1.0
+    temperature: float | None = None
     top_k: int = 0
-    top_p: float = 1.0
+    top_p: float | None = None
     min_p: float = 0.0
     num_previews: int = 0
     progress: bool = False

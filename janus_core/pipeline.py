@@ -37,18 +37,21 @@ from janus_core.images import (
     decode_image,
     decode_mask,
 )
-from janus_core.options import ImageOptions, TextOptions, seeds, spread, text_sampling
+from janus_core.options import (
+    DrawingDefaults,
+    ImageOptions,
+    TextOptions,
+    seeds,
+    spread,
+    text_sampling,
+)
 from janus_core.prompt import Message, PromptBuilder
-from janus_core.strict_json import read_object
 from janus_core.tokenizer import Tokenizer
 
-__all__ = ["DEFAULT_GUIDANCE", "EMBEDDED_CHECKPOINT", "ImageOptions", "Pipeline", "TextOptions"]
+__all__ = ["EMBEDDED_CHECKPOINT", "ImageOptions", "Pipeline", "TextOptions"]
 
 EMBEDDED_CHECKPOINT = Path(__file__).parents[1] / "weights" / "janus-mini"
 """The small checkpoint in the source tree, served if no other is named."""
-
-# `generate()` of transformers' Janus and `generation_inference.py` have the same default.
-DEFAULT_GUIDANCE = 5.0
 
 
 class Pipeline:
@@ -79,7 +82,7 @@ class Pipeline:
         self.limits = limits
         self.prompts = PromptBuilder.load(directory, tokenizer=tokenizer, config=config)
         self.image_processor = ImageProcessor.load(directory)
-        self.default_guidance = _default_guidance(directory)
+        self.drawing_defaults = DrawingDefaults.read(directory)
 
     @classmethod
     def load(
@@ -234,7 +237,10 @@ class Pipeline:
 
         Raises a RequestError that names the field.
         """
-        guidance = self.default_guidance if options.guidance is None else options.guidance
+        defaults = self.drawing_defaults
+        guidance = defaults.guidance if options.guidance is None else options.guidance
+        temperature = defaults.temperature if options.temperature is None else options.temperature
+        top_p = defaults.top_p if options.top_p is None else options.top_p
         if options.negative_prompt and options.negative_prompt.strip() and guidance == 1.0:
             raise ParameterError(
                 "negative_prompt has no meaning at guidance_scale 1, which draws unguided.",
@@ -250,9 +256,9 @@ class Pipeline:
                 guidance=guidance,
                 sampling=SamplingParams(
                     seed=seed,
-                    temperature=options.temperature,
+                    temperature=temperature,
                     top_k=options.top_k,
-                    top_p=options.top_p,
+                    top_p=top_p,
                     min_p=options.min_p,
                 ),
                 preview_at=self._preview_places(options.num_previews, forced_codes),
@@ -361,10 +367,3 @@ def _check_agreement(directory: Path, config: ModelConfig, *, tokenizer: Tokeniz
             f"The image processor of {directory} makes squares of {made} pixels, but the vision "
             f"tower takes {wanted}."
         )
-
-
-def _default_guidance(directory: Path) -> float:
-    path = directory / "generation_config.json"
-    if not path.is_file():
-        return DEFAULT_GUIDANCE
-    return read_object(path).number("guidance_scale", DEFAULT_GUIDANCE)

@@ -102,7 +102,10 @@ def describe(
 ) -> dict[str, str]:
     """What a PNG says about how it was drawn: single keys, and `parameters`, the text that tools
     around AUTOMATIC1111's web UI read."""
-    seed, guidance = str(request.sampling.seed), str(request.guidance)
+    sampling = request.sampling
+    seed, guidance = str(sampling.seed), str(request.guidance)
+    filters = {"top_k": sampling.top_k, "top_p": sampling.top_p, "min_p": sampling.min_p}
+    neutral = {"top_k": 0, "top_p": 1.0, "min_p": 0.0}
     if request.uncond_token_ids is None:
         negative_prompt = None  # it has no part in an unguided picture
     negative = f"\nNegative prompt: {negative_prompt}" if negative_prompt else ""
@@ -115,7 +118,8 @@ def describe(
         **({"negative_prompt": negative_prompt} if negative_prompt else {}),
         "seed": seed,
         "guidance_scale": guidance,
-        "temperature": str(request.sampling.temperature),
+        "temperature": str(sampling.temperature),
+        **{name: str(value) for name, value in filters.items() if value != neutral[name]},
         "model": model_name,
         "parameters": f"{prompt}{negative}\n{settings}",
     }

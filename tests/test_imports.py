@@ -35,7 +35,7 @@ ALLOWED = {
     "checkpoint": {"models", "ops.formats", "strict_json", "config", "errors"},
     "engine": {"models", "ops", "tokenizer", "config", "threads", "errors"},
     "device": {"ops.formats", "ops.native", "engine.settings", "config", "threads", "errors"},
-    "options": {"engine.request", "errors"},
+    "options": {"engine.request", "errors", "strict_json"},
     "codec": {"engine.render", "models", "images", "errors"},
     "pipeline": {
         *(

@@ -130,9 +130,15 @@ def draw(
         float | None,
         typer.Option(help="How strictly to follow the prompt; 1 is unguided."),
     ] = None,
-    temperature: Annotated[float, typer.Option(help="Lower is calmer, 0 always the same.")] = 1.0,
+    temperature: Annotated[
+        float | None,
+        typer.Option(help="Lower is calmer, 0 always the same; else as the model wants it."),
+    ] = None,
     top_k: Annotated[int, typer.Option(help="Draw from the k likeliest codes; 0 is all.")] = 0,
-    top_p: Annotated[float, typer.Option(help="Draw from this share of the likelihood.")] = 1.0,
+    top_p: Annotated[
+        float | None,
+        typer.Option(help="Draw from this share of the likelihood; else as the model wants it."),
+    ] = None,
     negative_prompt: Annotated[str | None, typer.Option(help="What to draw away from.")] = None,
     seed: Seed = None,
     model: Model = None,

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 
 from weights.recipe import world
-from weights.recipe.checker import RequiredObject, Requirement, check, judge, look
+from weights.recipe.checker import look
+from weights.recipe.verdict import RequiredObject, Requirement, check, judge
 
 
 def requirement_of(scene: world.Scene) -> Requirement:
@@ -205,3 +206,22 @@ def test_faults_are_named():
     wanted = Requirement((RequiredObject("star", "red", "large", "center"),), background="white")
     verdict = check(world.render(scene), wanted)
     assert verdict.faults == ("background is gray, not white", "pink instead of red")
+
+
+def test_sizes_backgrounds_and_surplus_do_not_hide_what_was_asked_for():
+    star = world.make_object("star", "blue", "small", x=0.25, y=0.5)
+    square = world.make_object("square", "yellow", "small", x=0.75, y=0.5)
+    cross = world.make_object("cross", "black", "small", x=0.5, y=0.85)
+    found = look(world.render(world.make_scene([cross, square, star], "gray")))
+    asked = (RequiredObject("star", "blue", "large", "left"), RequiredObject("square", "yellow"))
+    verdict = judge(found, Requirement(asked, ((0, "left", 1),), "white"))
+    assert verdict.shows_all
+    assert not verdict.holds
+    for wrong in (
+        Requirement(asked, ((0, "right", 1),)),
+        Requirement((replace(asked[0], color="red"), asked[1])),
+        Requirement((replace(asked[0], shape="circle"), asked[1])),
+        Requirement((replace(asked[0], place="right"), asked[1])),
+        Requirement((*asked, *asked)),
+    ):
+        assert not judge(found, wrong).shows_all

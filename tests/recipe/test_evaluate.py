@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from janus_core.options import DrawingDefaults
 from weights.recipe import world
-from weights.recipe.checker import Requirement
 from weights.recipe.evaluate import (
     CHECKPOINT,
     Mark,
@@ -19,11 +19,13 @@ from weights.recipe.evaluate import (
     contact_sheet,
     evaluate,
     examine,
+    manners,
 )
 from weights.recipe.exam import held_out_captions, held_out_questions
 from weights.recipe.language import KINDS
 from weights.recipe.outsiders import outside_captions, outside_questions
 from weights.recipe.subjects import subject_of
+from weights.recipe.verdict import Requirement
 
 REPOSITORY = Path(__file__).parents[2]
 PLACES = {
@@ -88,7 +90,7 @@ class Draughtsman:
     """Draws with the world's renderer and answers with the key; or fails at both."""
 
     name = "draughtsman"
-    guidance = 3.0
+    drawing = DrawingDefaults(guidance=3.0, temperature=0.5, top_p=0.9)
 
     def __init__(self, *, able: bool) -> None:
         self._able = able
@@ -98,8 +100,8 @@ class Draughtsman:
     def answer(self, questions):
         return [question.answers[0] if self._able else "" for question in questions]
 
-    def draw(self, captions, *, guidance, first_seed):
-        assert guidance in (1.0, 3.0)
+    def draw(self, captions, *, manner, first_seed):
+        assert manner in manners(self.drawing).values()
         assert first_seed >= 0
         return [self._drawing(self._wanted[caption]) for caption in captions]
 
@@ -118,16 +120,20 @@ class Draughtsman:
 
 
 def test_the_report_tells_the_able_from_the_unable():
-    able, sheet = evaluate(Draughtsman(able=True), scenes=12, captions=12, guidances=(3.0, 1.0))
-    unable, _ = evaluate(Draughtsman(able=False), scenes=12, captions=12, guidances=(3.0,))
+    able, sheet = evaluate(Draughtsman(able=True), scenes=12, captions=12)
+    unable, _ = evaluate(Draughtsman(able=False), scenes=12, captions=12)
     assert able["answers"]["overall"]["share"] == 1.0
     assert able["outside_answers"]["overall"]["share"] == 1.0
-    assert set(able["drawings"]) == {"3.0", "1.0"}
+    assert able["drawings"]["default"]["manner"]["guidance"] == 3.0
+    assert able["drawings"]["unguided"]["manner"]["guidance"] == 1.0
+    assert able["drawings"]["unfiltered"]["manner"]["temperature"] == 1.0
     # A third object related to a pair is more than this draughtsman can place.
-    assert able["drawings"]["3.0"]["overall"]["share"] > 0.7
+    assert able["drawings"]["default"]["overall"]["share"] > 0.7
+    assert able["drawings"]["default"]["shown"]["share"] > 0.7
     assert able["outside_drawings"]["overall"]["share"] > 0.9
     assert unable["answers"]["overall"]["share"] == 0.0
-    assert unable["drawings"]["3.0"]["overall"]["share"] == 0.0
+    assert unable["drawings"]["default"]["overall"]["share"] == 0.0
+    assert unable["drawings"]["default"]["shown"]["share"] == 0.0
     assert unable["outside_drawings"]["failures"]
     report = as_markdown(able | {"date": "today", "command": "evaluate", "sha256": "0" * 64})
     assert "| **overall** | 36 | 36 | 100.0% |" in report
@@ -174,8 +180,8 @@ def test_the_committed_checkpoint_answers(subject, record):
 
 def test_the_committed_checkpoint_draws(subject, record):
     tasks = held_out_captions(24, seed=12)
-    marks, _ = commission(subject, tasks, guidance=subject.guidance, first_seed=0)
-    least = bar(record["drawings"][str(subject.guidance)]["overall"], len(marks))
+    marks, _ = commission(subject, tasks, manner=subject.drawing, first_seed=0)
+    least = bar(record["drawings"]["default"]["overall"], len(marks))
     assert sum(mark.right for mark in marks) >= least, [m for m in marks if not m.right]
 
 
@@ -189,6 +195,5 @@ def test_the_answers_on_record_reach_their_bar(record):
     reason="58 % so far: single objects are drawn, places and third objects often fail"
 )
 def test_the_drawings_on_record_reach_their_bar(record):
-    default = str(record["default_guidance"])
-    assert record["drawings"][default]["overall"]["share"] >= 0.90
-    assert "1.0" in record["drawings"]
+    assert record["drawings"]["default"]["overall"]["share"] >= 0.90
+    assert record["drawings"]["unguided"]["manner"]["guidance"] == 1.0

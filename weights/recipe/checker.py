@@ -1,10 +1,9 @@
-"""What a drawn picture shows, judged by its pixels alone: the judge of janus-mini's drawings.
+"""What a drawn picture shows, judged by its pixels alone.
 
-Owns the reading of a picture (background, objects with colour, shape, size and centre) and the
-verdict whether it shows what was asked for. Knows no model and learns nothing: colours are
-measured, shapes are compared with prototypes that `world` renders. Invariant: what cannot be named
-is never guessed; an object that is not clearly one shape in one colour has no shape or no colour,
-and so meets no request.
+Owns the reading of a picture (background, objects with colour, shape, size and centre). Knows no
+model, no request, and learns nothing: colours are measured, shapes are compared with prototypes
+that `world` renders. Invariant: what cannot be named is never guessed; an object that is not
+clearly one shape in one colour has no shape or no colour.
 
 Shape suffixes: H picture rows, W picture columns, G side of a normalised outline, P prototypes.
 """
@@ -44,8 +43,6 @@ MIN_CIRCLE_OVERLAP = 0.90
 MIN_OVERLAP_LEAD = 0.01
 # Between the largest small and the smallest large extent, in short sides.
 LARGE_EXTENT = (world.VARIED_EXTENTS["small"][1] + world.VARIED_EXTENTS["large"][0]) / 2
-# Centres closer than this along the named axis are not apart.
-MIN_RELATION_DISTANCE = 0.12
 # Samples per side of a normalised outline. It covers a square of twice the root of the object's
 # area, which holds every shape.
 GRID = 28
@@ -76,56 +73,6 @@ class Found:
     objects: tuple[FoundObject, ...]
 
 
-@dataclass(frozen=True)
-class RequiredObject:
-    """An object that was asked for; None leaves a property open."""
-
-    shape: str
-    color: str | None
-    size: str | None = None
-    place: str | None = None
-
-
-@dataclass(frozen=True)
-class Requirement:
-    """What a picture must show, and nothing beyond.
-
-    A relation `(i, "left", j)` says that object `i` is left of object `j` (one of world.RELATIONS).
-    """
-
-    objects: tuple[RequiredObject, ...]
-    relations: tuple[tuple[int, str, int], ...] = ()
-    background: str | None = None
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether a picture shows what was required; `faults` says what is wrong or surplus."""
-
-    holds: bool
-    faults: tuple[str, ...]
-    found: Found
-
-
-def check(picture: Image.Image, requirement: Requirement) -> Verdict:
-    """Return the verdict on a picture of any size."""
-    return judge(look(picture), requirement)
-
-
-def judge(found: Found, requirement: Requirement) -> Verdict:
-    """Return the verdict on what was seen in a picture."""
-    faults: list[str] = []
-    if requirement.background not in (None, found.background):
-        faults.append(f"background is {found.background}, not {requirement.background}")
-    if len(found.objects) != len(requirement.objects):
-        faults.append(f"{len(found.objects)} objects instead of {len(requirement.objects)}")
-    else:
-        # The assignment of found to required objects with the fewest faults is the fairest reading.
-        readings = [_faults(order, requirement) for order in itertools.permutations(found.objects)]
-        faults += sorted(readings, key=len)[0]
-    return Verdict(not faults, tuple(faults), found)
-
-
 def look(picture: Image.Image) -> Found:
     """Return what the picture shows; objects from the left to the right."""
     rgb_HW3 = np.asarray(_to_working_size(picture), dtype=np.float64)
@@ -142,37 +89,6 @@ def name_color(rgb: Floats, names: Sequence[str]) -> str | None:
     distances = np.linalg.norm(shades - _lab(rgb), axis=1)
     best = int(np.argmin(distances))
     return owners[best] if distances[best] <= NAMED_COLOR_DISTANCE else None
-
-
-def _faults(order: Sequence[FoundObject], requirement: Requirement) -> list[str]:
-    faults = []
-    for seen, asked in zip(order, requirement.objects, strict=True):
-        pairs = (
-            (seen.shape, asked.shape),
-            (seen.color, asked.color),
-            (seen.size, asked.size),
-            (_place(seen), asked.place),
-        )
-        faults += [f"{have} instead of {want}" for have, want in pairs if want not in (None, have)]
-    for i, relation, j in requirement.relations:
-        if not _related(order[i], relation, order[j]):
-            faults.append(f"object {i} is not {relation} of object {j}")
-    return faults
-
-
-def _place(seen: FoundObject) -> str:
-    column = ("left", "", "right")[min(2, int(seen.x * 3))]
-    row = ("top", "", "bottom")[min(2, int(seen.y * 3))]
-    return f"{row} {column}".strip() or "center"
-
-
-def _related(seen: FoundObject, relation: str, other: FoundObject) -> bool:
-    """Return whether the centres lie apart in the relation's direction, more than across it."""
-    dx, dy = seen.x - other.x, seen.y - other.y
-    along, across = (dx, dy) if relation in ("left", "right") else (dy, dx)
-    if relation in ("left", "above"):
-        along = -along
-    return along >= MIN_RELATION_DISTANCE and along > abs(across)
 
 
 def _to_working_size(picture: Image.Image) -> Image.Image:

@@ -18,16 +18,17 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw
 
-from weights.recipe.checker import check
+from janus_core.options import DrawingDefaults
 from weights.recipe.exam import Commission, Question, held_out_captions, held_out_questions
 from weights.recipe.outsiders import outside_captions, outside_questions
 from weights.recipe.subjects import Subject, subject_of
+from weights.recipe.verdict import check
 
 CHECKPOINT = Path("weights/janus-mini")
 FIRST_SEED = 1000
@@ -40,12 +41,17 @@ NUM_EXAMPLES = 40
 
 @dataclass(frozen=True)
 class Mark:
-    """One task: what was asked, whether it was fulfilled, and what came instead."""
+    """One task: what was asked, whether it was fulfilled, and what came instead.
+
+    `shown` is for drawings: everything asked for is there, whatever else is wrong
+    (`Verdict.shows_all`).
+    """
 
     kind: str
     task: str
     right: bool
     remark: str = ""
+    shown: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,15 +87,20 @@ def examine(subject: Subject, questions: Sequence[Question]) -> list[Mark]:
 
 
 def commission(
-    subject: Subject, commissions: Sequence[Commission], *, guidance: float, first_seed: int
+    subject: Subject,
+    commissions: Sequence[Commission],
+    *,
+    manner: DrawingDefaults,
+    first_seed: int,
 ) -> tuple[list[Mark], list[Image.Image]]:
-    """Return a mark and a picture per caption, drawn at temperature 1."""
+    """Return a mark and a picture per caption."""
     captions = [task.caption for task in commissions]
-    pictures = subject.draw(captions, guidance=guidance, first_seed=first_seed)
+    pictures = subject.draw(captions, manner=manner, first_seed=first_seed)
     marks = []
     for task, picture in zip(commissions, pictures, strict=True):
         verdict = check(picture, task.requirement)
-        marks.append(Mark(task.kind, task.caption, verdict.holds, "; ".join(verdict.faults)))
+        remark = "; ".join(verdict.faults)
+        marks.append(Mark(task.kind, task.caption, verdict.holds, remark, verdict.shows_all))
     return marks, pictures
 
 
@@ -136,25 +147,30 @@ def _wrapped(text: str, width: int) -> str:
     return "\n".join(lines[:3])
 
 
-def evaluate(
-    subject: Subject, *, scenes: int, captions: int, guidances: Sequence[float]
-) -> tuple[dict[str, Any], Image.Image]:
-    """Return the report's figures, and a sheet of the first drawings at the first guidance."""
+def manners(defaults: DrawingDefaults) -> dict[str, DrawingDefaults]:
+    """Return the ways of drawing that are measured, by name; the checkpoint's own comes first."""
+    return {
+        "default": defaults,
+        "unguided": replace(defaults, guidance=1.0),
+        "unfiltered": replace(defaults, temperature=1.0, top_p=1.0),
+    }
+
+
+def evaluate(subject: Subject, *, scenes: int, captions: int) -> tuple[dict[str, Any], Image.Image]:
+    """Return the report's figures, and a sheet of the first drawings in the checkpoint's manner."""
     started = time.monotonic()
     held_out, outside = held_out_captions(captions), outside_captions() * OUTSIDE_PICTURES
     drawing: dict[str, Any] = {}
-    sheet: Image.Image | None = None
-    for guidance in guidances:
-        marks, pictures = commission(subject, held_out, guidance=guidance, first_seed=FIRST_SEED)
-        drawing[str(guidance)] = summary(marks)
-        if sheet is None:
-            first = [task.caption for task in held_out[:SHEET_PICTURES]]
-            sheet = contact_sheet(pictures[:SHEET_PICTURES], first)
-    assert sheet is not None, "at least one guidance is needed"
-    marks, _ = commission(subject, outside, guidance=guidances[0], first_seed=FIRST_SEED)
+    pictures: dict[str, list[Image.Image]] = {}
+    for name, manner in manners(subject.drawing).items():
+        marks, pictures[name] = commission(subject, held_out, manner=manner, first_seed=FIRST_SEED)
+        shown = Score.of([replace(mark, right=mark.shown) for mark in marks])
+        drawing[name] = {"manner": asdict(manner), "shown": asdict(shown), **summary(marks)}
+    first = [task.caption for task in held_out[:SHEET_PICTURES]]
+    sheet = contact_sheet(pictures["default"][:SHEET_PICTURES], first)
+    marks, _ = commission(subject, outside, manner=subject.drawing, first_seed=FIRST_SEED)
     figures = {
         "backend": subject.name,
-        "default_guidance": subject.guidance,
         "scenes": scenes,
         "captions": captions,
         "answers": summary(examine(subject, held_out_questions(scenes))),
@@ -170,7 +186,9 @@ _LEGEND = (
     "Shares with 95 % confidence intervals (Wilson). An answer is right only if it is exactly the",
     "expected one; a drawing only if the pixel checker (`weights/recipe/checker.py`) finds every",
     "requested object with its colour, shape, size and place, every relation and the background,",
-    "and nothing else. No combination of the held-out scenes and captions was trained on.",
+    "and nothing else. *Shown* counts drawings with every requested object in its shape, colour,",
+    "place and relations, whatever its size, the background, and what else there is.",
+    "No combination of the held-out scenes and captions was trained on.",
 )
 
 
@@ -186,9 +204,10 @@ def as_markdown(figures: dict[str, Any]) -> str:
         "",
         *_table(f"Answers on {figures['scenes']} held-out scenes", figures["answers"]),
     ]
-    for guidance, result in figures["drawings"].items():
-        title = f"Drawings of {figures['captions']} held-out captions, guidance {guidance}"
-        lines += _table(f"{title}, temperature 1", result)
+    for name, result in figures["drawings"].items():
+        how = "guidance {guidance}, temperature {temperature}, top-p {top_p}"
+        title = f"Drawings of {figures['captions']} held-out captions, {name}"
+        lines += _table(f"{title}: {how.format(**result['manner'])}", result)
     lines += _table("Answers on another program's scenes, other words", figures["outside_answers"])
     lines += _table("Drawings of a person's captions", figures["outside_drawings"])
     return "\n".join(lines)
@@ -196,6 +215,8 @@ def as_markdown(figures: dict[str, Any]) -> str:
 
 def _table(title: str, result: dict[str, Any]) -> list[str]:
     rows = [*result["kinds"].items(), ("**overall**", result["overall"])]
+    if "shown" in result:
+        rows.append(("*shown*", result["shown"]))
     return [
         f"## {title}",
         "",
@@ -216,19 +237,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
     parser.add_argument("--scenes", type=int, default=500)
     parser.add_argument("--captions", type=int, default=200)
-    parser.add_argument(
-        "--guidance", type=float, nargs="*", help="default: the checkpoint's, and 1"
-    )
     parser.add_argument("--backend", choices=("engine", "transformers"), default="engine")
     parser.add_argument("--out", type=Path, help="folder of the reports (default: the checkpoint)")
     options = parser.parse_args(arguments)
     subject = subject_of(options.backend, options.checkpoint)
-    figures, sheet = evaluate(
-        subject,
-        scenes=options.scenes,
-        captions=options.captions,
-        guidances=options.guidance or (subject.guidance, 1.0),
-    )
+    figures, sheet = evaluate(subject, scenes=options.scenes, captions=options.captions)
     words = sys.argv[1:] if arguments is None else arguments
     figures["date"] = datetime.datetime.now(datetime.UTC).date().isoformat()
     figures["command"] = shlex.join(["python", "-m", "weights.recipe.evaluate", *words])

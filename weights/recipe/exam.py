@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from PIL import Image
 
 from weights.recipe import captions, language, world
-from weights.recipe.checker import RequiredObject, Requirement
 from weights.recipe.photographs import photograph
+from weights.recipe.verdict import RequiredObject, Requirement
 
 # Asked of every scene, so that few scenes suffice for many questions of every kind.
 QUESTIONS_PER_SCENE = 3

@@ -43,9 +43,14 @@ CHAT_TEMPLATE = (
 
 
 def export(
-    model: JanusForConditionalGeneration, tokenizer: Tokenizer, folder: Path, *, guidance: float
+    model: JanusForConditionalGeneration,
+    tokenizer: Tokenizer,
+    folder: Path,
+    *,
+    drawing: dict[str, float],
 ) -> None:
-    """Write weights, configuration and processors to `folder`."""
+    """Write weights, configuration and processors to `folder`; `drawing` holds the defaults of
+    pictures: `guidance_scale`, `temperature`, `top_p`."""
     folder.mkdir(parents=True, exist_ok=True)
     half = {name: t.detach().to(torch.float16) for name, t in model.state_dict().items()}
     model.save_pretrained(folder, state_dict=half)
@@ -62,7 +67,8 @@ def export(
             "bos_token_id": ids["bos"],
             "eos_token_id": ids["eos"],
             "pad_token_id": ids["pad"],
-            "guidance_scale": guidance,
+            # Only pictures: answers are greedy.
+            **drawing,
             "generation_kwargs": {"boi_token_id": ids["begin_of_image"]},
         },
     )
@@ -133,7 +139,9 @@ def main() -> None:
         {
             "start": "joint.pt",
             "folder": str(Path(__file__).parents[1] / "janus-mini"),
-            "guidance": "3",
+            "guidance": "1.2",
+            "temperature": "0.7",
+            "top_p": "0.95",
         },
     )
     tokenizer = Tokenizer.from_file(str(args.work / "tokenizer.json"))
@@ -141,7 +149,12 @@ def main() -> None:
     model.load_state_dict(torch.load(args.work / args.start, weights_only=True))
     settled = torch.load(args.work / "settled.pt", weights_only=True)
     load_parts(model, {"model.vqmodel": settled})
-    export(model, tokenizer, Path(args.folder), guidance=float(args.guidance))
+    drawing = {
+        "guidance_scale": float(args.guidance),
+        "temperature": float(args.temperature),
+        "top_p": float(args.top_p),
+    }
+    export(model, tokenizer, Path(args.folder), drawing=drawing)
 
 
 if __name__ == "__main__":

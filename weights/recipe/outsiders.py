@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-from weights.recipe.checker import RequiredObject, Requirement
 from weights.recipe.exam import Commission, Question
+from weights.recipe.verdict import RequiredObject, Requirement
 
 SHAPES = ("circle", "square", "triangle", "star", "diamond", "cross")
 # As CSS names them, but for the green and the purple of drawing programs.

@@ -41,6 +41,8 @@ from weights.recipe.world import (
 IGNORED = -100
 QUESTIONS_PER_PICTURE = 12
 CAPTION_DROPOUT = 0.1
+# Of one, two and three objects: more are harder to draw.
+DRAWN_COUNTS = (1, 4, 5)
 SYSTEM_SHARE = 0.85
 MAX_KNOWN_TEXTS = 200_000
 CODES_PER_SIDE = IMAGE_PX // PATCH_PX
@@ -137,7 +139,8 @@ class Targets:
 
     def sample(self, rng: random.Random, count: int) -> list[CodedScene]:
         """Return `count` new scenes."""
-        scenes = [sample_scene(rng, varied=False) for _ in range(count)]
+        counts = rng.choices((1, 2, 3), weights=DRAWN_COUNTS, k=count)
+        scenes = [sample_scene(rng, varied=False, num_objects=number) for number in counts]
         codes = self._encode([render(scene, IMAGE_PX) for scene in scenes]).tolist()
         return [
             CodedScene(scene, ids, self._plain(scene.background))

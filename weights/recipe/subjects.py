@@ -13,6 +13,7 @@ import io
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
@@ -24,6 +25,7 @@ from transformers import DynamicCache, GenerationConfig, JanusForConditionalGene
 
 from janus_core.engine.events import Failed, Finished, TextDelta
 from janus_core.engine.settings import EngineSettings
+from janus_core.options import DrawingDefaults
 from janus_core.pipeline import ImageOptions, Pipeline, TextOptions
 from janus_core.prompt import Message
 from weights.recipe import chat
@@ -37,19 +39,19 @@ ItemT = TypeVar("ItemT")
 
 
 class Subject(Protocol):
-    """Answers questions and draws captions. `guidance` is the checkpoint's own default."""
+    """Answers questions and draws captions. `drawing` is how its checkpoint wants to draw."""
 
     name: str
-    guidance: float
+    drawing: DrawingDefaults
 
     def answer(self, questions: Sequence[Question]) -> list[str]:
         """Return the greedy answers, stripped."""
         ...
 
     def draw(
-        self, captions: Sequence[str], *, guidance: float, first_seed: int
+        self, captions: Sequence[str], *, manner: DrawingDefaults, first_seed: int
     ) -> list[Image.Image]:
-        """Return a picture of each caption at temperature 1, with seeds counted from the first."""
+        """Return a picture of each caption, with seeds counted from the first."""
         ...
 
 
@@ -63,7 +65,7 @@ class TransformersSubject:
         self._model.eval()
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         defaults = json.loads((folder / "generation_config.json").read_text())
-        self.guidance = float(defaults["guidance_scale"])
+        self.drawing = DrawingDefaults.read(folder)
         self._eos_id = int(defaults["eos_token_id"])
         self._pad_id = int(defaults["pad_token_id"])
         self._num_codes = int(self._model.config.vision_config.num_image_tokens)
@@ -93,19 +95,19 @@ class TransformersSubject:
         return answers
 
     def draw(
-        self, captions: Sequence[str], *, guidance: float, first_seed: int
+        self, captions: Sequence[str], *, manner: DrawingDefaults, first_seed: int
     ) -> list[Image.Image]:
         pictures: dict[int, Image.Image] = {}
         prompts = [self._ids(chat.drawing_prompt(caption)) for caption in captions]
         for batch in _equally_long(prompts):
             seeds = [first_seed + i for i in batch]
-            drawn = self._draw_batch([prompts[i] for i in batch], guidance, seeds)
+            drawn = self._draw_batch([prompts[i] for i in batch], manner, seeds)
             pictures.update(zip(batch, drawn, strict=True))
         return [pictures[i] for i in range(len(captions))]
 
     @torch.inference_mode()
     def _draw_batch(
-        self, prompts: list[list[int]], guidance: float, seeds: list[int]
+        self, prompts: list[list[int]], manner: DrawingDefaults, seeds: list[int]
     ) -> list[Image.Image]:
         """Sample codes as deepseek's `generation_inference.py` does, with noise per picture."""
         model = self._model.model
@@ -119,8 +121,8 @@ class TransformersSubject:
                 inputs_embeds=inputs_BTD, past_key_values=cache, use_cache=True
             )
             cond_IC, uncond_IC = model.generation_head(output.last_hidden_state[:, -1]).chunk(2)
-            logits_IC = uncond_IC + guidance * (cond_IC - uncond_IC)
-            codes_I = _sample(logits_IC, noises)
+            logits_IC = uncond_IC + manner.guidance * (cond_IC - uncond_IC)
+            codes_I = _sample(_filtered(logits_IC, manner), noises)
             columns.append(codes_I)
             embeddings = self._model.prepare_embeddings_for_image_generation(codes_I)
             inputs_BTD = embeddings.repeat(2, 1)[:, None]
@@ -150,7 +152,7 @@ class EngineSubject:
     def __init__(self, folder: Path) -> None:
         settings = EngineSettings(max_sequences=2 * BATCH_ROWS)
         self._pipeline = Pipeline.load(str(folder), settings=settings)
-        self.guidance = self._pipeline.default_guidance
+        self.drawing = self._pipeline.drawing_defaults
 
     def answer(self, questions: Sequence[Question]) -> list[str]:
         options = TextOptions(seed=0, temperature=0.0, max_tokens=MAX_ANSWER_TOKENS)
@@ -171,13 +173,13 @@ class EngineSubject:
         return answers
 
     def draw(
-        self, captions: Sequence[str], *, guidance: float, first_seed: int
+        self, captions: Sequence[str], *, manner: DrawingDefaults, first_seed: int
     ) -> list[Image.Image]:
         pictures: list[Image.Image] = []
         for batch in _batches(list(enumerate(captions, first_seed))):
             requests = []
             for seed, caption in batch:
-                options = ImageOptions(seed=seed, guidance=guidance)
+                options = ImageOptions(seed=seed, **asdict(manner))
                 requests += self._pipeline.image_requests(caption, options, request_id=str(seed))
             drawn: dict[str, Image.Image] = {}
             for event in self._pipeline.run(requests):
@@ -213,6 +215,16 @@ def _equally_long(prompts: list[list[int]]) -> Iterator[Sequence[int]]:
         by_length[len(ids)].append(i)
     for indices in by_length.values():
         yield from _batches(indices)
+
+
+def _filtered(logits_IC: torch.Tensor, manner: DrawingDefaults) -> torch.Tensor:
+    """Return the logits at the temperature; codes beyond the likeliest `top_p` are excluded."""
+    logits_IC = logits_IC / manner.temperature
+    likeliest_IC, codes_IC = logits_IC.softmax(-1).sort(dim=-1, descending=True)
+    before_IC = likeliest_IC.cumsum(-1) - likeliest_IC
+    excluded_IC = torch.zeros_like(before_IC, dtype=torch.bool)
+    excluded_IC.scatter_(1, codes_IC, before_IC >= manner.top_p)
+    return logits_IC.masked_fill(excluded_IC, -torch.inf)
 
 
 def _sample(logits_IC: torch.Tensor, noises: list[torch.Generator]) -> torch.Tensor:
