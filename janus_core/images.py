@@ -29,6 +29,10 @@ Pixels = npt.NDArray[np.uint8]
 
 OutputFormat = Literal["png", "jpeg", "webp"]
 
+PNG_LEVEL = 3
+"""Of zlib. Its own default, 6, makes enlarged pictures an eighth smaller in four times the time,
+1.6 s for 2048 x 2048 textured pixels, while other pictures wait."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageLimits:
@@ -322,7 +326,7 @@ def encode_image(
         text = PngImagePlugin.PngInfo()
         for key, value in (metadata or {}).items():
             text.add_itxt(key, value)
-        image.save(buffer, "PNG", pnginfo=text)
+        image.save(buffer, "PNG", pnginfo=text, compress_level=PNG_LEVEL)
     elif format == "jpeg":
         # 4:4:4: halved colour resolution smears the edges of flat colours.
         image.save(buffer, "JPEG", quality=quality, subsampling=0)
