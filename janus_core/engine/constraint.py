@@ -2,8 +2,8 @@
 
 Owns the grammars, compiled by llguidance and kept for the next request that asks for the same, and
 the place of each answer within its grammar. Knows no logits and no scheduler. Invariant: a grammar
-that passes the check costs an engine step a bounded time: it has been tried out, and every mask has
-the same limits.
+that passes the check costs an engine step a bounded time: it is compiled and tried out before the
+request is accepted, never within a step, and every mask has the same limits.
 
 A prompt ends in a colon and the models were trained to follow it with a space. An answer whose
 start is stripped (`TextRequest.strip_start`) therefore has exactly one space before what the
@@ -23,7 +23,7 @@ from llguidance.gbnf_to_lark import any_to_lark
 from llguidance.numpy import allocate_token_bitmask, fill_next_token_bitmask
 
 from janus_core.engine.request import Constraint, TextRequest
-from janus_core.errors import ParameterError, StepError
+from janus_core.errors import ParameterError
 from janus_core.tokenizer import Tokenizer
 
 MAX_SOURCE_CHARS = 2**16
@@ -31,7 +31,8 @@ MAX_SOURCE_CHARS = 2**16
 characters, whatever else is limited."""
 
 MAX_COMPILED = 64
-"""Grammars kept for the next request. A large one takes a few megabytes."""
+"""Grammars kept for the next request, beside those of live requests. A large one takes a few
+megabytes."""
 
 NUM_TRIED = 3
 """Tokens a grammar is tried out with when a request is checked."""
@@ -55,24 +56,33 @@ Mask = npt.NDArray[np.bool_]
 
 
 class Matcher:
-    """The place of one answer within its grammar."""
+    """The place of one answer within its grammar; at its beginning until a mask is asked for."""
 
-    def __init__(self, matcher: LLMatcher, *, num_ids: int) -> None:
-        self._matcher = matcher
+    def __init__(self, compiled: LLMatcher, *, param: str, num_ids: int) -> None:
+        """`compiled` stands at the beginning of the grammar and can be shared; `param` is the field
+        of the client's request that asked for it."""
+        self._compiled = compiled
+        self._param = param
+        self._matcher: LLMatcher | None = None
         self._num_ids = num_ids
         self._num_consumed = 0
         self._bits = allocate_token_bitmask(1, num_ids)
 
     def mask(self, output_ids: Sequence[int]) -> Mask:
         """Which of `num_ids` tokens may follow `output_ids`, which begin with those of the last
-        call; at least one. Raises StepError if the grammar is too complex to go on."""
+        call; at least one. Raises ParameterError if the grammar is too complex to go on."""
+        if self._matcher is None:
+            self._matcher = self._compiled.deep_copy()
+        matcher = self._matcher
         new_ids = list(output_ids[self._num_consumed :])
         self._num_consumed += len(new_ids)
         if new_ids:
-            self._matcher.consume_tokens(new_ids)
-        fill_next_token_bitmask(self._matcher, self._bits)
-        if self._matcher.is_error():
-            raise StepError(f"The constraint cannot be followed: {_reason(self._matcher)}")
+            matcher.consume_tokens(new_ids)
+        fill_next_token_bitmask(matcher, self._bits)
+        if matcher.is_error():
+            raise ParameterError(
+                f"{self._param} cannot be followed: {_reason(matcher)}", param=self._param
+            )
         allowed = np.unpackbits(self._bits.view(np.uint8)[0], bitorder="little")
         return allowed[: self._num_ids].view(np.bool_)
 
@@ -86,17 +96,16 @@ class ConstraintCompiler:
         self._compiled: OrderedDict[tuple[str, str, bool], LLMatcher] = OrderedDict()
         self._lock = threading.Lock()
 
-    def check(self, request: TextRequest) -> None:
-        """Raise ParameterError, naming the client's field, if the request's constraint cannot be
-        compiled. Takes milliseconds, and a second for the first request of all."""
-        if request.constraint is not None:
-            self._compile(request.constraint, after_space=request.strip_start)
+    def new_matcher(self, request: TextRequest) -> Matcher | None:
+        """A matcher at the beginning of the request's answer, None without a constraint.
 
-    def new_matcher(self, request: TextRequest) -> Matcher:
-        """A matcher at the beginning of the request's answer. Raises what `check` raises."""
-        assert request.constraint is not None, "only constrained answers are matched"
+        Takes milliseconds, and a second for the first request of all. Raises ParameterError, naming
+        the client's field, if the constraint cannot be compiled.
+        """
+        if request.constraint is None:
+            return None
         compiled = self._compile(request.constraint, after_space=request.strip_start)
-        return Matcher(compiled.deep_copy(), num_ids=self._tokenizer.num_ids)
+        return Matcher(compiled, param=request.constraint.param, num_ids=self._tokenizer.num_ids)
 
     def _compile(self, constraint: Constraint, *, after_space: bool) -> LLMatcher:
         key = (constraint.kind, constraint.source, after_space)
@@ -138,19 +147,15 @@ class ConstraintCompiler:
         return compiled
 
     def _try_out(self, constraint: Constraint, compiled: LLMatcher) -> None:
-        """Refuse what turns out to be too complex at the first tokens: it must not show inside a
+        """Refuse what turns out to be too complex at the first tokens: better than inside a
         step."""
-        copy = compiled.deep_copy()
-        matcher = Matcher(copy, num_ids=self._tokenizer.num_ids)
+        matcher = Matcher(compiled, param=constraint.param, num_ids=self._tokenizer.num_ids)
         output_ids: list[int] = []
-        try:
-            for _ in range(NUM_TRIED):
-                possible_ids = np.flatnonzero(matcher.mask(output_ids))
-                if possible_ids[0] == self._tokenizer.eos_id:
-                    return
-                output_ids.append(int(possible_ids[0]))
-        except StepError:
-            raise _refusal(constraint, _reason(copy)) from None
+        for _ in range(NUM_TRIED):
+            possible_ids = np.flatnonzero(matcher.mask(output_ids))
+            if possible_ids[0] == self._tokenizer.eos_id:
+                return
+            output_ids.append(int(possible_ids[0]))
 
 
 def _grammar(constraint: Constraint) -> dict[str, Any]:

@@ -13,14 +13,8 @@ from collections.abc import Callable
 import torch
 
 from janus_core.engine.admission import Bounds
-from janus_core.engine.events import (
-    Event,
-    Failed,
-    FinishReason,
-    ImageProgress,
-    Preview,
-    Started,
-)
+from janus_core.engine.constraint import Matcher
+from janus_core.engine.events import Event, Failed, FinishReason, ImageProgress, Preview, Started
 from janus_core.engine.execution import Executor
 from janus_core.engine.forecast import Estimate, Horizon, Outlook
 from janus_core.engine.graph_choice import new_step_graphs
@@ -102,27 +96,28 @@ class Engine:
 
     # ---- requests in ----------------------------------------------------------------------------
 
-    def validate(self, request: Request) -> None:
-        """Refuse a request that could never run: ContextLengthError, ParameterError.
-        Thread-safe."""
+    def validate(self, request: Request) -> Matcher | None:
+        """Refuse a request that could never run: ContextLengthError, ParameterError. Returns what
+        `accept` needs of it, so that nothing is compiled within a step. Thread-safe."""
         self._bounds.check(request)
         if isinstance(request, TextRequest):
-            self._runner.constraints.check(request)
+            return self._runner.constraints.new_matcher(request)
+        return None
 
     def submit(self, request: Request) -> None:
         """Queue a request. Raises what `validate` raises, and QueueFullError."""
-        self.validate(request)
+        matcher = self.validate(request)
         if self._scheduler.num_waiting >= self.settings.max_waiting:
             raise QueueFullError(
                 f"{self._scheduler.num_waiting} requests are waiting already, the limit is "
                 f"{self.settings.max_waiting}.",
                 retry_after_s=1.0,
             )
-        self.accept(request)
+        self.accept(request, matcher)
 
-    def accept(self, request: Request) -> None:
-        """Queue a request that was validated, however many wait: what was promised a place must
-        get one, even if text that was set back has filled the queue since."""
+    def accept(self, request: Request, matcher: Matcher | None) -> None:
+        """Queue a request with what `validate` returned, however many wait: what was promised a
+        place must get one, even if text that was set back has filled the queue since."""
         assert request.id not in self._states, f"request {request.id} is live already"
         state = new_state(
             request,
@@ -137,6 +132,8 @@ class Engine:
             detokenizer = self._tokenizer.stream()
             eos_id = self._tokenizer.eos_id
             self._outputs[request.id] = TextOutput(request, detokenizer, eos_id=eos_id)
+        if matcher is not None:
+            self._runner.hold(state, matcher)
         self._scheduler.add(state)
         self._executor.replan()
 
@@ -286,7 +283,9 @@ class Engine:
         for encode in plan.encodes:
             encode.state.embedded.add(encode.index)
         for sample in samples:
-            if not sample.is_finite:
+            if sample.error is not None:
+                self._fail(sample.state, sample.error)
+            elif not sample.is_finite:
                 self._runner.clear(sample.state)
                 self._fail(sample.state, StepError("The model's output was not a finite number."))
             elif sample.state.is_image:
@@ -299,7 +298,7 @@ class Engine:
         if state.embedded:
             # The prompt is computed; its images are not needed again unless it is set back.
             state.embedded.clear()
-            self._runner.forget(state)
+            self._runner.drop_embeddings(state)
         self._append(state, sample.token.token_id)
         delta, reason = self._outputs[state.id].push(sample.token)
         if delta is not None:

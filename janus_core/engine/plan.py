@@ -10,6 +10,7 @@ from janus_core.engine.events import SampledToken
 from janus_core.engine.sequence import RequestState, Sequence
 from janus_core.engine.slots import Copy
 from janus_core.engine.step_model import StepLoad
+from janus_core.errors import JanusError
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +33,14 @@ class Encode:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What a step drew for one request: a word, or a code as a plain number. Not `is_finite`: the
-    model's output was not a number, and the token means nothing."""
+    """What a step drew for one request: a word, or a code as a plain number. The token means
+    nothing if the model's output was not a number (not `is_finite`), or with an `error` that ends
+    the request."""
 
     state: RequestState
     token: SampledToken
     is_finite: bool
+    error: JanusError | None = None
 
 
 @dataclass(slots=True)

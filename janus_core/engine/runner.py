@@ -27,6 +27,7 @@ from janus_core.engine.request import ImageRequest, TextRequest
 from janus_core.engine.sequence import RequestState
 from janus_core.engine.slots import Copy
 from janus_core.engine.vision_cache import VisionCache
+from janus_core.errors import ParameterError
 from janus_core.models.janus import JanusModel
 from janus_core.models.kv_pool import KvPool
 from janus_core.ops.sampling import SamplingRow, needs_history, sample
@@ -55,6 +56,7 @@ class Runner:
         self._embeddings: dict[RequestState, dict[int, torch.Tensor]] = {}
         self.constraints = ConstraintCompiler(tokenizer)
         self._matchers: dict[RequestState, Matcher] = {}
+        self._lost: dict[RequestState, ParameterError] = {}
         self._num_ids = tokenizer.num_ids
         self._forbidden_V = torch.zeros(
             model.config.backbone.vocab_size, dtype=torch.bool, device=model.device
@@ -81,6 +83,7 @@ class Runner:
     @torch.inference_mode()
     def run(self, plan: StepPlan) -> list[Sample]:
         """One step, without its copies. May be repeated for parts of the plan if it raises."""
+        self._lost.clear()
         for encode in plan.encodes:
             self._encode(encode)
         batch, pictures, hidden_TD = self._forward(plan)
@@ -93,7 +96,8 @@ class Runner:
             return []
         # float64 holds every id exactly, so that one copy brings ids and log-probabilities.
         flat = torch.cat([part.double() for part in parts]).tolist()  # sync:
-        return _unpack(flat, batch)
+        samples = _unpack(flat, batch)
+        return [replace(each, error=self._lost.get(each.state)) for each in samples]
 
     @torch.inference_mode()
     def fly(self, plan: StepPlan) -> Flight | None:
@@ -117,9 +121,17 @@ class Runner:
             if sequence.slot is not None:
                 self._kv.clear(sequence.slot.start, sequence.slot.capacity)
 
-    def forget(self, state: RequestState) -> None:
-        """Drop what is held for a request; it is made again if the request goes on."""
+    def hold(self, state: RequestState, matcher: Matcher) -> None:
+        """Constrain what is said for a request, until it is forgotten."""
+        self._matchers[state] = matcher
+
+    def drop_embeddings(self, state: RequestState) -> None:
+        """Drop the embeddings of a request's images; they are made again if they are needed."""
         self._embeddings.pop(state, None)
+
+    def forget(self, state: RequestState) -> None:
+        """Drop all that is held for a request that has ended."""
+        self.drop_embeddings(state)
         self._matchers.pop(state, None)
 
     def _encode(self, encode: Encode) -> None:
@@ -197,7 +209,8 @@ class Runner:
         self, logits_RV: torch.Tensor, states: list[RequestState], rows: list[SamplingRow]
     ) -> list[SamplingRow]:
         """Make what the constraints of some rows do not allow impossible, and what is banned there
-        unless nothing would be left; returns the rows that are left to sample.
+        unless nothing would be left; returns the rows that are left to sample. A constraint that
+        cannot be followed any further makes its request one of the `_lost`.
 
         On a GPU the masks are computed while it works on the hidden vectors: nothing has waited for
         those yet.
@@ -206,13 +219,14 @@ class Runner:
         constrained: list[int] = []
         left = list(rows)
         for index, (state, row) in enumerate(zip(states, rows, strict=True)):
-            request = state.request
-            assert isinstance(request, TextRequest)
-            if request.constraint is None:
+            matcher = self._matchers.get(state)
+            if matcher is None:
                 continue
-            if state not in self._matchers:
-                self._matchers[state] = self.constraints.new_matcher(request)
-            allowed_N = self._matchers[state].mask(state.output_ids)
+            try:
+                allowed_N = matcher.mask(state.output_ids)
+            except ParameterError as error:
+                self._lost[state] = error
+                continue
             wanted_N = allowed_N.copy()
             wanted_N[[i for i in row.banned_ids if i < self._num_ids]] = False
             masks_FN.append(wanted_N if wanted_N.any() else allowed_N)

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from janus_core.engine.constraint import Matcher
 from janus_core.engine.engine import Engine
 from janus_core.engine.events import Event, Failed, Finished
 from janus_core.engine.forecast import Estimate
@@ -38,7 +39,7 @@ class EngineService:
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         # Guards everything below; notified by whatever may end a wait.
         self._changed = threading.Condition()
-        self._submitted: deque[Request] = deque()
+        self._submitted: deque[tuple[Request, Matcher | None]] = deque()
         self._cancelled: deque[str] = deque()
         self._live: set[str] = set()
         self._error: EngineDeadError | None = None
@@ -60,7 +61,7 @@ class EngineService:
         Raises at once what makes it impossible: ContextLengthError and ParameterError for good,
         QueueFullError and DrainingError for now, EngineDeadError if nothing will ever be answered.
         """
-        self._engine.validate(request)
+        matcher = self._engine.validate(request)
         with self._changed:
             if self._error is not None:
                 raise self._error
@@ -77,7 +78,7 @@ class EngineService:
                 )
             assert request.id not in self._live, f"request {request.id} is live already"
             self._live.add(request.id)
-            self._submitted.append(request)
+            self._submitted.append((request, matcher))
             self._changed.notify_all()
 
     def cancel(self, request_id: str) -> None:
@@ -149,7 +150,7 @@ class EngineService:
             self._changed.wait_for(self._has_reason_to_step)
             self._is_woken = False
             while self._submitted:
-                self._engine.accept(self._submitted.popleft())
+                self._engine.accept(*self._submitted.popleft())
             while self._cancelled:
                 self._engine.cancel(self._cancelled.popleft())
             return not self._is_stopping

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from janus_core.engine.constraint import MAX_COMPILED, MAX_SOURCE_CHARS, ConstraintCompiler
+from janus_core.engine.events import Failed
 from janus_core.engine.request import Constraint, SamplingParams
 from janus_core.errors import ParameterError
-from tests.core.engine.support import Requests, run
+from tests.core.engine.support import Requests, finish, run
 
 COLOURS = Constraint.choice(["red", "dark blue", "reddish"])
 POINT = {
@@ -205,14 +206,49 @@ def test_ignore_eos_and_empty_choices_are_refused(requests_for: Requests) -> Non
         assert raised.value.param == "p"
 
 
+def test_nothing_is_compiled_within_a_step(
+    requests_for: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many grammars were asked for since the request was accepted."""
+    request = requests_for.text("a", images=(1,), constraint=COLOURS, max_tokens=20)
+    expected = run(requests_for.engine(), request)["a"].text
+    engine = requests_for.engine(kv_positions=128)
+    engine.submit(request)
+    for number in range(MAX_COMPILED):
+        engine.validate(requests_for.text("b", constraint=Constraint.choice([f"w{number}"])))
+    monkeypatch.setattr(ConstraintCompiler, "_compile_anew", None)
+    assert finish(engine)["a"].text == expected
+
+
+def test_a_grammar_that_becomes_too_complex_fails_its_own_request_only(
+    requests_for: Requests,
+) -> None:
+    """It is not repeated either: the others lose no time."""
+    rules = "\n".join(f'r{i}: r{i + 1} | r{i + 1} "x"' for i in range(1200))
+    late = Constraint.grammar(f'start: HEAD r0\nHEAD: /[a-z]{{16}}/\n{rules}\nr1200: "a"')
+    others = [requests_for.text("t", max_tokens=40), requests_for.image("i")]
+    others.append(requests_for.text("c", constraint=COLOURS, max_tokens=40))
+    expected = run(requests_for.engine(), *others)
+    engine = requests_for.engine()
+    log = run(
+        engine, others[0], requests_for.text("late", constraint=late, max_tokens=40), *others[1:]
+    )
+    assert isinstance(log["late"].end, Failed)
+    assert log["late"].end.error.param == late.param
+    assert log["late"].text
+    assert [log[r.id].ids for r in others] == [expected[r.id].ids for r in others]
+    assert log["i"].codes == expected["i"].codes
+    assert engine.stats().num_failed_steps == 0
+
+
 def test_compiled_grammars_are_kept_and_bounded(requests_for: Requests) -> None:
     compiler = ConstraintCompiler(requests_for.tokenizer)
     for number in range(MAX_COMPILED + 5):
         constraint = Constraint.choice([f"w{number}"])
-        compiler.check(requests_for.text("a", constraint=constraint))
+        compiler.new_matcher(requests_for.text("a", constraint=constraint))
     assert len(compiler._compiled) == MAX_COMPILED
     request = requests_for.text("a", constraint=COLOURS)
-    compiler.check(request)
+    compiler.new_matcher(request)
     kept = compiler._compiled[("choice", COLOURS.source, False)]
     first, second = compiler.new_matcher(request), compiler.new_matcher(request)
     assert compiler._compiled[("choice", COLOURS.source, False)] is kept
