@@ -164,7 +164,8 @@ class Engine:
     @property
     def is_rendering_only(self) -> bool:
         """Whether nothing but the renderer can produce the next event."""
-        return not self._scheduler.has_work and not self._events
+        can_go_on = self._scheduler.can_go_on(num_rendering=len(self._rendering))
+        return not can_go_on and not self._events
 
     def step(self) -> list[Event]:
         """Advance every running request by one token at most, and report all that happened since
@@ -253,7 +254,7 @@ class Engine:
         """What the device computes already, or a new plan."""
         plan = self._executor.pending()
         if plan is None:
-            return self._scheduler.plan()
+            return self._scheduler.plan(num_rendering=len(self._rendering))
         self._scheduler.num_steps += 1
         self._pace.settle(StepLoad(), plan.load, images_want=True)
         return plan

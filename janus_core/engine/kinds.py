@@ -7,6 +7,7 @@ fits the pool must be able to run) or the other one, as a `lender`, has no reque
 
 from collections import deque
 
+from janus_core.engine.forecast import Drawing
 from janus_core.engine.plan import StepPlan
 from janus_core.engine.sequence import RequestState
 from janus_core.engine.settings import EngineSettings
@@ -80,6 +81,17 @@ class Kind:
         """The step since which the first request in need of room waits for it."""
         waiting = (self.waiting[place] for place in range(min(len(self.waiting), LOOK_AHEAD)))
         return next((s.blocked_since for s in waiting if s.blocked_since is not None), None)
+
+
+def drawing_of(state: RequestState, *, num_codes: int) -> Drawing:
+    """A picture, which has `num_codes`, as a forecast sees it."""
+    return Drawing(
+        state.id,
+        num_rows=len(state.sequences),
+        num_left=state.num_to_draw(num_codes),
+        num_prompt=0 if state.is_decoding else state.sequences[0].num_pending,
+        context=state.sequences[0].num_computed,
+    )
 
 
 def plan_image_prefill(plan: StepPlan, state: RequestState, budget: int) -> int:

@@ -13,8 +13,8 @@ them. A picture that must wait keeps its slots and what they hold.
 from collections.abc import Callable, Iterable, Iterator
 from operator import attrgetter
 
-from janus_core.engine.forecast import Drawing, Outlook
-from janus_core.engine.kinds import LOOK_AHEAD, Kind, plan_image_prefill
+from janus_core.engine.forecast import Outlook
+from janus_core.engine.kinds import LOOK_AHEAD, Kind, drawing_of, plan_image_prefill
 from janus_core.engine.pace import Pace
 from janus_core.engine.plan import Chunk, Encode, StepPlan, decode_load
 from janus_core.engine.request import ImageInput, TextRequest
@@ -47,6 +47,7 @@ class Scheduler:
         )
         self.num_steps = 0
         self._images_first = False
+        self._holds_images = False
         self.num_set_backs = 0
         self.prefix_queries_tokens = 0
         self.prefix_hits_tokens = 0
@@ -96,9 +97,19 @@ class Scheduler:
         keep = state.num_prompt if state.is_image else len(state.sequences[0].tokens)
         self._free(state, keep=keep if keep_prefix else 0)
 
-    def plan(self) -> StepPlan:
-        """The next step. Slots are assigned at once; counts move in `commit`."""
+    def can_go_on(self, *, num_rendering: int) -> bool:
+        """Whether a plan would not be empty while so many pictures wait for their pixels."""
+        may_begin = self._images.waiting and num_rendering < self._settings.max_sequences
+        return bool(self.num_running or self._texts.waiting or may_begin)
+
+    def plan(self, *, num_rendering: int = 0) -> StepPlan:
+        """The next step. Slots are assigned at once; counts move in `commit`.
+
+        No picture begins while too many that are drawn wait for their pixels: they would pile up
+        where pixels take longer than codes.
+        """
         plan = StepPlan()
+        self._holds_images = num_rendering >= self._settings.max_sequences
         self.num_steps += 1
         self._take_back()
         self._make_room(plan)
@@ -141,23 +152,13 @@ class Scheduler:
 
     def outlook(self, time_s: float, *, num_codes: int, num_rendering: int) -> Outlook:
         """The pictures that are not done, in the order in which they are taken."""
-        drawings = [
-            Drawing(
-                state.id,
-                num_rows=len(state.sequences),
-                num_left=state.num_to_draw(num_codes),
-                num_prompt=0 if state.is_decoding else state.sequences[0].num_pending,
-                context=state.sequences[0].num_computed,
-            )
-            for state in (*self._images.running, *self._images.waiting)
-        ]
-        first = next((s for s in (*self._images.running, *self._images.waiting)), None)
+        states = (*self._images.running, *self._images.waiting)
         return Outlook(
             time_s=time_s,
             answers=self.answers_load,
-            drawings=tuple(drawings),
+            drawings=tuple(drawing_of(state, num_codes=num_codes) for state in states),
             num_running=len(self._images.running),
-            num_at_once=1 if first is None else self._images_at_once(first),
+            num_at_once=self._images_at_once(states[0]) if states else 1,
             num_rendering=num_rendering,
         )
 
@@ -170,10 +171,10 @@ class Scheduler:
     # ---- growth and set-back --------------------------------------------------------------------
 
     def _take_back(self) -> None:
-        """A picture waits: set text back that fills the share reserved for pictures."""
-        if not self._images.waiting:
+        """A picture lacks nothing but room: set text back that fills the share of pictures."""
+        first = self._images.waiting[0] if self._images.waiting else None
+        if first is None or not self._has_place(self._images, first):
             return
-        first = self._images.waiting[0]
         while not self._fits(first) and self._texts.is_in_debt():
             self._set_back(max(self._texts.running, key=_order))
 
@@ -251,12 +252,15 @@ class Scheduler:
             return True
         return False
 
-    def _may_start(self, kind: Kind, state: RequestState) -> bool:
-        num_sequences = len(state.sequences)
-        num_positions = self._reservation(state) * num_sequences
-        if not kind.within_quota(num_sequences, num_positions):
+    def _has_place(self, kind: Kind, state: RequestState) -> bool:
+        """Whether the share of its kind and the pace leave a place for a request."""
+        if state.is_image and (self._holds_images or len(kind.running) >= self.max_images(state)):
             return False
-        if state.is_image and len(kind.running) >= self.max_images(state):
+        num_sequences = len(state.sequences)
+        return kind.within_quota(num_sequences, self._reservation(state) * num_sequences)
+
+    def _may_start(self, kind: Kind, state: RequestState) -> bool:
+        if not self._has_place(kind, state):
             return False
         if self._fits(state):
             return True
@@ -319,17 +323,15 @@ class Scheduler:
         """Chunks for text that does not decode yet; returns their tokens."""
         left = most = self._pace.prompt_tokens(plan.load, most=budget)
         if most == budget:
-            # Nothing but the budget limits prompts, so a share of it is for pictures.
-            left -= min(self._images.prompt_tokens(decoding), self._image_share(budget))
+            # Nothing but the budget limits prompts, so a share of it is for pictures. A pair needs
+            # two tokens at once to finish its prefill.
+            share = max(2, int(budget * self._settings.image_prefill_share))
+            left -= min(self._images.prompt_tokens(decoding), share)
         num_tokens = 0
         for state in self._texts.running:
             if state not in decoding:
                 num_tokens += self._plan_text_prefill(plan, state, left - num_tokens)
         return num_tokens
-
-    def _image_share(self, budget: int) -> int:
-        # A pair needs two tokens at once to finish its prefill.
-        return max(2, int(budget * self._settings.image_prefill_share))
 
     def _plan_pictures(
         self, plan: StepPlan, budget: int, decoding: set[RequestState], answers: StepLoad

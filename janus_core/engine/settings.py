@@ -32,11 +32,12 @@ class EngineSettings:
     `step_token_budget` the tokens of a step (`tokens_per_step` if it is not given), `max_waiting`
     the queue. `text_reserve` and `image_reserve` are the fractions of sequences and positions kept
     from the other kind; text borrows the pictures' while there is no picture, and is set back when
-    one comes.
-    `text_growth_tokens` is how far a text slot is reserved ahead. `image_prefill_share` of a step's
-    prefill tokens belongs to pictures when text wants all of them. A request that waited
-    `patience_steps` for room stops the admission of the other kind. `threaded_rendering` decodes
-    pictures in a thread of their own.
+    one comes. `text_growth_tokens` is how far a text slot is reserved ahead. `encodes_per_step` new
+    input images at most go through the vision tower in a step, each in one piece.
+    `image_prefill_share` of a step's prefill tokens belongs to pictures when text wants all of
+    them. A request that waited `patience_steps` for room stops the admission of the other kind.
+    `threaded_rendering` decodes pictures in a thread of their own; none is begun while
+    `max_sequences` wait for that.
 
     The next settings are promises, kept by the measured durations of steps (see `pace`). While an
     answer is written, pictures make a step at most `chat_slowdown` times as long; prompts do too,

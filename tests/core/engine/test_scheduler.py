@@ -225,6 +225,32 @@ def test_text_borrows_the_share_of_pictures_and_gives_it_back() -> None:
     assert all(house.states[f"t{n}"].num_output == 60 for n in range(8))
 
 
+def test_text_gives_nothing_back_to_pictures_that_may_not_begin() -> None:
+    """Only so many pictures are drawn at once: room would not help those behind them."""
+    house = House(max_sequences=8, step_token_budget=400, max_images=1, image_reserve=0.5)
+    house.add(*[text(f"t{n}", 10, max_tokens=200, first=30 * n + 10) for n in range(8)])
+    house.step()
+    house.add(*[image(f"i{n}", 12, first=500 + 20 * n) for n in range(3)])
+    house.step()
+    assert house.scheduler.num_set_backs == 2
+    while "i0" not in house.ended_at:
+        assert house.scheduler.num_set_backs == 2
+        house.step()
+
+
+def test_no_picture_begins_while_too_many_wait_for_their_pixels() -> None:
+    house = House(max_sequences=8, step_token_budget=400)
+    house.add(image("i", 12), text("t", 10, first=300))
+    plan = house.scheduler.plan(num_rendering=8)
+    assert [state.id for state in plan.started] == ["t"]
+    assert house.scheduler.can_go_on(num_rendering=8)
+    house.scheduler.remove(house.states["t"], keep_prefix=False)
+    assert not house.scheduler.can_go_on(num_rendering=8)
+    assert house.scheduler.can_go_on(num_rendering=7)
+    plan = house.scheduler.plan(num_rendering=7)
+    assert [state.id for state in plan.started] == ["i"]
+
+
 def test_pictures_leave_the_share_of_text_alone() -> None:
     house = House(max_sequences=8, step_token_budget=400)
     house.add(*[image(f"i{n}", 12, first=30 * n) for n in range(8)])

@@ -303,6 +303,30 @@ def test_a_slow_renderer_delays_no_step_and_drops_previews(requests_for: Request
     assert house.service.stats().num_dropped_previews == 2
 
 
+def test_pictures_do_not_pile_up_before_a_slow_renderer(requests_for: Requests) -> None:
+    house = House(requests_for, threaded_rendering=True, max_sequences=4, max_waiting=64)
+    decode, most = requests_for.model.decode_codes, 0
+
+    def slow(codes):
+        nonlocal most
+        time.sleep(0.05)
+        most = max(most, house.service.stats().num_rendering)
+        return decode(codes)
+
+    requests_for.model.decode_codes = slow
+    names = [f"i{seed}" for seed in range(24)]
+    try:
+        house.service.start()
+        for seed, name in enumerate(names):
+            house.service.submit(requests_for.image(name, sampling=SamplingParams(seed=seed)))
+        house.wait(lambda log: all(house.has(name, Finished)(log) for name in names))
+    finally:
+        del requests_for.model.decode_codes  # the class's shows again
+        house.service.stop()
+    # Those that were drawn already, and those that were being drawn.
+    assert most <= 4 + 2
+
+
 def test_what_nobody_waits_for_is_not_rendered(requests_for: Requests) -> None:
     house = House(requests_for, threaded_rendering=True)
     decode, release, drawn = requests_for.model.decode_codes, threading.Event(), []
