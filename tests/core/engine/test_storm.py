@@ -6,7 +6,7 @@ import random
 import pytest
 
 from janus_core.engine.events import Failed, Finished
-from janus_core.engine.request import ImageRequest, SamplingParams, TextRequest
+from janus_core.engine.request import Constraint, ImageRequest, SamplingParams, TextRequest
 from tests.core.engine.support import Log, Requests, finish, run
 
 PROMPTS = [
@@ -18,18 +18,44 @@ PROMPTS = [
 ]
 
 
+FORMS = [
+    Constraint.regex("[ab]{3,30}[cd]{2}"),
+    Constraint.json_schema({"type": "array", "items": {"enum": ["x", "xy", 1]}, "maxItems": 5}),
+]
+
+
+def forced_codes(num_codes: int, seed: int) -> tuple[int | None, ...]:
+    """A few codes to begin with, and every other one of those that follow."""
+    rng = random.Random(seed)
+    begun = [rng.randrange(8) for _ in range(num_codes // 3)]
+    return (*begun, *[rng.choice([None, 5]) for _ in range(num_codes - len(begun) - 1)], None)
+
+
 def random_request(make: Requests, rng: random.Random, request_id: str):
     prompt = rng.choice(PROMPTS)
     sampling = SamplingParams(seed=rng.randrange(3), temperature=rng.choice([0.0, 0.7]))
     if rng.random() < 0.4:
         guidance = rng.choice([None, 2.0, 5.0])
-        return make.image(request_id, prompt, guidance=guidance, sampling=sampling)
+        num_codes = make.model.config.vq.num_codes
+        return make.image(
+            request_id,
+            prompt,
+            guidance=guidance,
+            sampling=sampling,
+            forced_codes=rng.choice([(), forced_codes(num_codes, 1), forced_codes(num_codes, 2)]),
+            code_logprobs=rng.random() < 0.3,
+            tenant=rng.choice(["", "x"]),
+        )
     return make.text(
         request_id,
         prompt,
         images=rng.choice([(), (), (1,), (2, 1)]),
         sampling=sampling,
         max_tokens=rng.choice([1, 5, 40]),
+        min_tokens=rng.choice([0, 1]),
+        logprobs=rng.choice([None, None, 2]),
+        constraint=rng.choice([None, None, *FORMS]),
+        bad_sequences=rng.choice([(), ((40,), (50, 60))]),
         tenant=rng.choice(["", "x"]),
     )
 
@@ -38,8 +64,10 @@ def described(request: TextRequest | ImageRequest) -> tuple:
     """Everything that should determine the answer: neither the id nor the tenant."""
     kind = (request.token_ids, request.sampling)
     if isinstance(request, ImageRequest):
-        return (*kind, request.guidance, request.uncond_token_ids)
-    return (*kind, request.max_tokens, tuple(image.digest for image in request.images))
+        return (*kind, request.guidance, request.uncond_token_ids, request.forced_codes)
+    images = tuple(image.digest for image in request.images)
+    limits = (request.max_tokens, request.min_tokens)
+    return (*kind, *limits, images, request.constraint, request.bad_sequences)
 
 
 @pytest.mark.parametrize("seed", range(4))
