@@ -35,6 +35,12 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """`[..., D]` to `[..., out_features]`."""
+        if x.numel() == self.in_features:
+            # From some width on, oneDNN adds a single row up in another order than several.
+            return self._multiply(x.expand(2, *x.shape))[0]
+        return self._multiply(x)
+
+    def _multiply(self, x: torch.Tensor) -> torch.Tensor:
         out: torch.Tensor = torch.ops.mkldnn._linear_pointwise(
             x, self._packed, self.bias, "none", [], ""
         )

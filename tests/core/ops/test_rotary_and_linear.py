@@ -30,21 +30,34 @@ def test_rotation_keeps_the_dtype() -> None:
 
 
 @pytest.mark.skipif(not can_pack(device=CPU, dtype=torch.float32), reason="no oneDNN operators")
-@pytest.mark.parametrize("bias", [True, False])
-def test_packed_layers_compute_the_same_and_rows_do_not_mix(bias: bool) -> None:
-    plain = nn.Linear(44, 70, bias=bias).requires_grad_(False)
-    packed = nn.ModuleDict({"inner": nn.ModuleList([nn.Linear(44, 70, bias=bias)])})
+@pytest.mark.parametrize(
+    # The widths of the models that are served: oneDNN takes other ways for large ones.
+    ("width", "bias"),
+    [
+        (44, True),
+        (44, False),
+        (256, False),
+        (704, False),
+        (2048, True),
+        (4096, False),
+        (5632, True),
+    ],
+)
+def test_packed_layers_compute_the_same_and_rows_do_not_mix(width: int, bias: bool) -> None:
+    plain = nn.Linear(width, 70, bias=bias).requires_grad_(False)
+    packed = nn.ModuleDict({"inner": nn.ModuleList([nn.Linear(width, 70, bias=bias)])})
     packed["inner"][0].load_state_dict(plain.state_dict())
     packed.requires_grad_(False)
     pack_linears(packed)
     layer = packed["inner"][0]
     assert not isinstance(layer, nn.Linear)
-    x = torch.randn(40, 44)
+    x = torch.randn(40, width)
     together = layer(x)
     torch.testing.assert_close(together, plain(x), atol=1e-5, rtol=1e-5)
     for num_rows in (0, 1, 2, 3, 17):
-        assert torch.equal(layer(x[:num_rows]), together[:num_rows])
-    assert layer(x.view(5, 8, 44)).shape == (5, 8, 70)
+        assert torch.equal(layer(x[-num_rows:] if num_rows else x[:0]), together[40 - num_rows :])
+    assert layer(x.view(5, 8, width)).shape == (5, 8, 70)
+    assert layer(x[0]).shape == (70,)
 
 
 def test_only_fp32_on_a_cpu_is_packed() -> None:
