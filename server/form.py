@@ -7,7 +7,7 @@ site cannot send a form here, as it cannot send JSON.
 
 import functools
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl
@@ -117,12 +117,41 @@ async def json_body(request: Request, model: type[BodyT]) -> BodyT | None:
     return _validated(model, values)
 
 
-def form_schema(model: type[Body], *, files: tuple[str, ...]) -> dict[str, object]:
-    """What OpenAPI says about a route that reads `model` and `files` from a form."""
-    schema = model.model_json_schema()
+def form_schema(
+    model: type[Body],
+    *,
+    files: tuple[str, ...],
+    optional_files: tuple[str, ...] = (),
+    json_fields: tuple[str, ...] = (),
+) -> dict[str, object]:
+    """What OpenAPI says about a route that reads `model` and `files` from a form.
+
+    A route with `json_fields` reads JSON as well, in which these stand for the files.
+    """
+    schema = _inlined(model.model_json_schema())
+    assert isinstance(schema, dict)
+    fields = {name: each for name, each in schema["properties"].items() if name not in json_fields}
     binary = {"type": "string", "format": "binary"}
-    schema["properties"] = dict.fromkeys(files, binary) | schema["properties"]
-    return {"requestBody": {"required": True, "content": {MULTIPART: {"schema": schema}}}}
+    form = schema | {
+        "properties": dict.fromkeys((*files, *optional_files), binary) | fields,
+        "required": [*files, *schema.get("required", [])],
+    }
+    content = {MULTIPART: {"schema": form}}
+    if json_fields:
+        content["application/json"] = {"schema": schema}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _inlined(schema: object, definitions: Mapping[str, object] | None = None) -> object:
+    """A JSON schema without references, which would lead nowhere from within OpenAPI's."""
+    if isinstance(schema, list):
+        return [_inlined(each, definitions) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    definitions = schema.get("$defs", definitions) or {}
+    if "$ref" in schema:
+        return _inlined(definitions[schema["$ref"].rpartition("/")[2]], definitions)
+    return {key: _inlined(each, definitions) for key, each in schema.items() if key != "$defs"}
 
 
 class _Parts:

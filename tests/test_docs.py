@@ -4,6 +4,9 @@ Compares tables in both directions, so that neither a new setting without a line
 a setting passes.
 """
 
+import functools
+import json
+import operator
 import re
 from pathlib import Path
 
@@ -170,6 +173,22 @@ def test_every_endpoint_and_its_fields_are_documented() -> None:
                 section = _section(API, f"POST {TOGETHER.get(path, path)}")
                 assert fields <= _names(section), endpoint
     assert listed == found
+
+
+def test_openapi_refers_to_what_it_has() -> None:
+    openapi = _openapi()
+    for reference in set(re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(openapi))):
+        functools.reduce(operator.getitem, reference.split("/"), openapi)
+
+
+def test_openapi_says_how_to_edit() -> None:
+    edits = _openapi()["paths"]["/v1/images/edits"]["post"]["requestBody"]["content"]
+    form, body = (edits[t]["schema"] for t in ("multipart/form-data", "application/json"))
+    assert form["properties"]["mask"] == {"type": "string", "format": "binary"}
+    assert set(form["required"]) == {"image", "prompt"}
+    assert "images" not in form["properties"]
+    (reference,) = [s for s in body["properties"]["mask"]["anyOf"] if s["type"] == "object"]
+    assert reference["required"] == ["image_url"]
 
 
 def test_every_command_exists() -> None:

@@ -37,7 +37,12 @@ router = APIRouter(route_class=FormRoute, tags=["images"])
     "/v1/images/edits",
     response_model=ImagesReply,
     responses=ERRORS,
-    openapi_extra=form_schema(ImageEditRequest, files=("image", "mask")),
+    openapi_extra=form_schema(
+        ImageEditRequest,
+        files=("image",),
+        optional_files=("mask",),
+        json_fields=("images", "mask"),
+    ),
 )
 async def edit_image(request: Request) -> Response:
     """Experimental: draw a part of an image anew, or a picture that resembles it."""
