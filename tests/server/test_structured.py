@@ -167,3 +167,12 @@ def test_a_response_s_format_is_refused_by_name(client: httpx2.Client):
     ):
         body = {"input": QUESTION, "text": {"format": format}}
         assert refused(client, "/v1/responses", body)["param"] == param
+
+
+def test_a_grammar_that_becomes_too_complex_within_the_answer_is_named(client: httpx2.Client):
+    """Sixteen letters, then a rule with more ways on than are followed."""
+    ways = "\n".join(f'r{i}: r{i + 1} | r{i + 1} "x"' for i in range(1200))
+    late = f'start: HEAD r0\nHEAD: /[a-z]{{16}}/\n{ways}\nr1200: "a"'
+    body = {"messages": HELLO, "max_tokens": 64, "guided_grammar": late}
+    assert refused(client, CHAT, body)["param"] == "guided_grammar"
+    assert said(client, guided_grammar=GRAMMAR) in ("red", "blue")
