@@ -57,8 +57,8 @@ class Turn:
 
     @property
     def text(self) -> str:
-        """Its text parts, each on a line."""
-        return "\n".join(part for part in self.parts if isinstance(part, str))
+        """Its text parts, parted by a space as in the prompt."""
+        return " ".join(part for part in self.parts if isinstance(part, str))
 
 
 def check_num_images(turns: Sequence[Turn], *, limit: int, param: str) -> None:

@@ -48,18 +48,22 @@ def _of_format(body: ChatRequest) -> Iterator[Constraint]:
         return
     if format.type != "json_schema":
         raise unsupported("response_format.type", _TYPES)
-    schema = format.json_schema.schema_ if format.json_schema else None
-    if schema is None:
-        raise ParameterError(
-            "The format needs a schema.", param="response_format.json_schema.schema"
-        )
-    yield Constraint.json_schema(schema, param="response_format.json_schema.schema")
+    if format.json_schema is None:
+        raise ParameterError("The format needs a json_schema.", param="response_format.json_schema")
+    if format.json_schema.schema_ is None:  # OpenAI requires no more than its name
+        yield Constraint.json_object(param="response_format")
+        return
+    yield Constraint.json_schema(
+        format.json_schema.schema_, param="response_format.json_schema.schema"
+    )
 
 
 def _of_structured(outputs: StructuredOutputs | None) -> Iterator[Constraint]:
     if outputs is None:
         return
     path = "structured_outputs"
+    if (outputs.model_extra or {}).get("structural_tag") is not None:
+        raise unsupported(f"{path}.structural_tag", "This server cannot honour structural tags.")
     if outputs.json_ is not None:
         yield Constraint.json_schema(outputs.json_, param=f"{path}.json")
     if outputs.regex is not None:

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
 from janus_core.errors import ParameterError
+from server.answer import DESCRIBE
 from server.ask_reply import AnswerReplies
 from server.chat_request import sampling_options
 from server.context import context_of
@@ -21,8 +22,6 @@ from server.record import record_of
 from server.schemas.ask import AnswerKey, AskReply, AskRequest, CaptionReply, CaptionRequest
 from server.schemas.common import ErrorBody
 from server.sse import EventStream
-
-CAPTION_QUESTION = "Describe the image."
 
 IMAGE = "image"
 _ERRORS: dict[int | str, dict[str, object]] = {
@@ -95,7 +94,7 @@ def _question(form: Form, body: CaptionRequest) -> Turn:
     """The picture or pictures, and what is asked about them."""
     if not isinstance(body, AskRequest):
         source = ImageSource(IMAGE, data=form.file(IMAGE))
-        return Turn("user", (source, CAPTION_QUESTION), IMAGE)
+        return Turn("user", (source, DESCRIBE), IMAGE)
     files = form.files.get(IMAGE, [])
     if not files:
         raise ParameterError("A file named image is required.", param=IMAGE)

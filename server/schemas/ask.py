@@ -8,7 +8,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from janus_core.errors import ParameterError
 from server.schemas.chat_replies import ChatUsage, FinishReason
 from server.schemas.common import Bool, Reply
 from server.schemas.sampling import TextSampling, TokenLimit
@@ -22,15 +21,6 @@ class CaptionRequest(TextSampling):
     model: str | None = None
     max_tokens: TokenLimit | None = None
     stream: Bool | None = None
-
-    def check(self) -> None:
-        """Also refuses token limits that contradict one another."""
-        super().check()
-        if self.token_limit is not None and (self.min_tokens or 0) > self.token_limit:
-            raise ParameterError(
-                f"min_tokens is {self.min_tokens}, but at most {self.token_limit} are allowed.",
-                param="min_tokens",
-            )
 
     @property
     def token_limit(self) -> int | None:

@@ -23,6 +23,12 @@ from server.schemas.structured import (
     StructuredOutputs,
 )
 
+_CONSTRAINTS = (
+    *("structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar"),
+    *("json_schema", "regex", "ebnf"),
+)
+"""Other names for what `response_format` says."""
+
 
 class StreamOptions(BaseModel):
     """`include_usage` adds a last chunk with the token counts."""
@@ -97,11 +103,6 @@ class ChatRequest(TextSampling):
             raise ParameterError("top_logprobs needs logprobs to be true.", param="top_logprobs")
         if self.stream_options is not None and not self.stream:
             raise ParameterError("stream_options needs stream to be true.", param="stream_options")
-        if self.token_limit is not None and (self.min_tokens or 0) > self.token_limit:
-            raise ParameterError(
-                f"min_tokens is {self.min_tokens}, but at most {self.token_limit} are allowed.",
-                param="min_tokens",
-            )
         if not set(self.modalities or ()) <= {"text", "image"}:
             raise unsupported("modalities", "The modalities of an answer are text and image.")
         self._check_prefill()
@@ -122,6 +123,9 @@ class ChatRequest(TextSampling):
                 raise unsupported(name, f"{name} has no meaning for an answer that is a picture.")
         if self.response_format is not None and self.response_format.type != "text":
             raise unsupported("response_format", "A picture has no format in text.")
+        for name in _CONSTRAINTS:
+            if getattr(self, name) is not None:
+                raise unsupported(name, "A picture has no format in text.")
 
     @property
     def wants_picture(self) -> bool:

@@ -10,7 +10,6 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
-from janus_core.errors import ParameterError
 from server.errors import unsupported
 from server.schemas.common import Bool, Int
 from server.schemas.images import (
@@ -125,11 +124,6 @@ class ResponsesRequest(TextSampling):
     def check(self) -> None:
         """Also refuses a choice of tools that cannot be honoured."""
         super().check()
-        if self.token_limit is not None and (self.min_tokens or 0) > self.token_limit:
-            raise ParameterError(
-                f"min_tokens is {self.min_tokens}, but at most {self.token_limit} are allowed.",
-                param="min_tokens",
-            )
         self._check_tool_choice()
         if (index := self.image_tool) is not None and self.tools and self.draws:
             tool, path = self.tools[index], f"tools.{index}"
@@ -146,7 +140,7 @@ class ResponsesRequest(TextSampling):
         wanted = choice if isinstance(choice, str) else choice.get("type")
         if wanted == "allowed_tools" and isinstance(choice, dict):
             wanted = "required" if choice.get("mode") == "required" else "auto"
-        if wanted != "auto" and (self.image_tool is None or wanted not in ("required", IMAGE_TOOL)):
+        if wanted != "auto" and not (self.draws and wanted in ("required", IMAGE_TOOL)):
             raise unsupported("tool_choice", f"The only tool that can be required is {IMAGE_TOOL}.")
 
     @property
@@ -159,7 +153,17 @@ class ResponsesRequest(TextSampling):
     def draws(self) -> bool:
         """Whether the answer is a picture: always, if the tool is there and may be used, because
         the models cannot choose a tool themselves."""
-        return self.image_tool is not None and self.tool_choice != "none"
+        return self.image_tool is not None and self._may_draw
+
+    @property
+    def _may_draw(self) -> bool:
+        choice = self.tool_choice
+        if not isinstance(choice, dict) or choice.get("type") != "allowed_tools":
+            return choice != "none"
+        allowed = choice.get("tools")
+        return isinstance(allowed, list) and any(
+            isinstance(tool, dict) and tool.get("type") == IMAGE_TOOL for tool in allowed
+        )
 
     @property
     def token_limit(self) -> int | None:

@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
+from janus_core.errors import ParameterError
 from server.schemas.common import Body, Bool, Float, Int, OneOrMore, Seed, TopK, TopP
 
 MAX_TOP_LOGPROBS = 20
@@ -55,3 +56,17 @@ class TextSampling(Body):
     bad_words: Annotated[list[StopString], Field(max_length=128)] | None = None
     include_stop_str_in_output: Bool | None = None
     ignore_eos: Bool | None = None
+
+    def check(self) -> None:
+        """Also refuses token limits that contradict one another."""
+        super().check()
+        if self.token_limit is not None and (self.min_tokens or 0) > self.token_limit:
+            raise ParameterError(
+                f"min_tokens is {self.min_tokens}, but at most {self.token_limit} are allowed.",
+                param="min_tokens",
+            )
+
+    @property
+    def token_limit(self) -> int | None:
+        """Most tokens to answer with; None is as many as the context holds."""
+        raise NotImplementedError

@@ -104,18 +104,33 @@ def test_echo_repeats_what_is_continued(client: httpx2.Client):
     assert text == whole
 
 
+def test_echo_repeats_parts_as_they_were_read(client: httpx2.Client):
+    """Of one text or of several that read the same, the same comes back."""
+    flags = {"continue_final_message": True, "echo": True}
+    whole = {"role": "assistant", "content": "a large red"}
+    parts = whole | {"content": [{"type": "text", "text": text} for text in ("a large", "red")]}
+    one, other = (ask(client, **flags, messages=[*HELLO, final]) for final in (whole, parts))
+    assert one["usage"]["prompt_tokens"] == other["usage"]["prompt_tokens"]
+    assert one["choices"] == other["choices"]
+
+
 def test_the_opening_of_the_answer_can_be_left_out(client: httpx2.Client):
     open_ended = ask(client, add_generation_prompt=False)
     assert open_ended["usage"]["prompt_tokens"] < ask(client)["usage"]["prompt_tokens"]
     assert open_ended["choices"] != ask(client)["choices"]
 
 
-def test_bad_words_are_never_said(client: httpx2.Client, server):
+def token_said(client: httpx2.Client, server, **body: object) -> tuple[int, str]:
+    """A token of the answer to `body` whose text is letters, and these."""
     tokenizer = server.context.pipeline.tokenizer
+    ids = ask(client, **body, return_token_ids=True)["choices"][0]["token_ids"]
+    texts = [(id, tokenizer.token_bytes(id)) for id in ids]
+    return next((id, text.decode()) for id, text in texts if re.fullmatch(rb"[a-z]+", text))
+
+
+def test_bad_words_are_never_said(client: httpx2.Client, server):
+    banned, word = token_said(client, server, max_tokens=24)
     asked = {"return_token_ids": True, "max_tokens": 24}
-    said = ask(client, **asked)["choices"][0]["token_ids"]
-    banned = next(id for id in said if re.fullmatch(rb"[a-z]+", tokenizer.token_bytes(id)))
-    word = tokenizer.token_bytes(banned).decode()
     other = ask(client, **asked, bad_words=[word])["choices"][0]["token_ids"]
     assert banned not in other
     assert len(other) == 24

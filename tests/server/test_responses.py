@@ -232,7 +232,13 @@ def test_a_name_of_the_model_is_enough_to_get_a_picture(client: httpx2.Client, t
     assert reply.json()["model"] == "tiny"
 
 
-@pytest.mark.parametrize("choice", [None, "auto", "required", {"type": "image_generation"}])
+@pytest.mark.parametrize(
+    "choice",
+    [
+        *(None, "auto", "required", {"type": "image_generation"}),
+        {"type": "allowed_tools", "mode": "required", "tools": [TOOL]},
+    ],
+)
 def test_the_image_tool_draws(client: httpx2.Client, choice: object):
     chosen = {} if choice is None else {"tool_choice": choice}
     response = respond(client, input=PROMPT, tools=[TOOL], seed=5, **chosen)
@@ -248,8 +254,13 @@ def test_the_image_tool_draws(client: httpx2.Client, choice: object):
     assert response["tools"] == [TOOL]
 
 
-def test_without_leave_to_use_the_tool_the_answer_is_text(client: httpx2.Client):
-    response = respond(client, tools=[TOOL], tool_choice="none")
+@pytest.mark.parametrize(
+    "choice",
+    ["none", {"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function"}]}],
+    ids=["none", "allowed_tools"],
+)
+def test_without_leave_to_use_the_tool_the_answer_is_text(client: httpx2.Client, choice: object):
+    response = respond(client, tools=[TOOL], tool_choice=choice)
     assert response["output"][0]["type"] == "message"
 
 
@@ -380,6 +391,13 @@ def test_the_official_client_draws(openai_client: openai.OpenAI):
         ({"tool_choice": "required"}, "tool_choice"),
         ({"tool_choice": TOOL}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "name": "f"}}, "tool_choice"),
+        (
+            {
+                "tools": [TOOL],
+                "tool_choice": {"type": "allowed_tools", "mode": "required", "tools": []},
+            },
+            "tool_choice",
+        ),
         ({"tools": [TOOL | {"size": "1x1"}]}, "tools.0.size"),
         ({"tools": [TOOL | {"background": "transparent"}]}, "tools.0.background"),
         ({"tools": [TOOL | {"output_format": "svg"}]}, "tools.0.output_format"),

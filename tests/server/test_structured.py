@@ -86,9 +86,10 @@ def test_a_choice_and_a_grammar_hold(client: httpx2.Client, field: dict):
     "field",
     [
         {"response_format": {"type": "json_object"}},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "anything"}}},
         {"structured_outputs": {"json_object": True}},
     ],
-    ids=lambda field: next(iter(field)),
+    ids=["json_object", "json_schema without a schema", "structured_outputs"],
 )
 def test_an_object_is_json_or_cut_short(client: httpx2.Client, field: dict):
     (choice,) = ask(client, **FREE, **field, temperature=1, seed=3)["choices"]
@@ -136,7 +137,7 @@ def test_the_official_client_parses(server: ServerInThread):
 @pytest.mark.parametrize(
     ("changed", "param"),
     [
-        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
         (
             {"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": 5}}}},
             "response_format.json_schema.schema",
@@ -151,7 +152,16 @@ def test_the_official_client_parses(server: ServerInThread):
         ({"guided_grammar": "start: missing"}, "guided_grammar"),
         ({"guided_json": SCHEMA, "response_format": NAMED}, "guided_json"),
         ({"guided_regex": "a", "ignore_eos": True}, "ignore_eos"),
+        ({"structured_outputs": {"structural_tag": "{}"}}, "structured_outputs.structural_tag"),
         ({"response_format": NAMED, "modalities": ["image"]}, "response_format"),
+        ({"structured_outputs": {"regex": "a"}, "modalities": ["image"]}, "structured_outputs"),
+        ({"guided_json": SCHEMA, "modalities": ["image"]}, "guided_json"),
+        ({"guided_regex": "a", "modalities": ["image"]}, "guided_regex"),
+        ({"guided_choice": ["a"], "modalities": ["image"]}, "guided_choice"),
+        ({"guided_grammar": GRAMMAR, "modalities": ["image"]}, "guided_grammar"),
+        ({"json_schema": SCHEMA, "modalities": ["image"]}, "json_schema"),
+        ({"regex": "a", "modalities": ["image"]}, "regex"),
+        ({"ebnf": GRAMMAR, "modalities": ["image"]}, "ebnf"),
     ],
 )
 def test_a_refusal_names_the_field(client: httpx2.Client, changed: dict, param: str):
