@@ -8,7 +8,7 @@ import httpx2
 import pytest
 
 from tests.server.test_chat import ask as chat
-from tests.server.test_chat_turns import QUESTION, shown
+from tests.server.test_chat_turns import QUESTION, shown, token_said
 from tests.serving import ServerInThread, wait_until
 
 SHORT = {"max_tokens": "8", "ignore_eos": "true"}
@@ -104,11 +104,40 @@ def test_several_pictures_can_be_asked_about(
 def test_sampling_fields_are_read_from_texts(
     client: httpx2.Client, post, image_url: str, field: dict
 ):
-    texts = {name: json.dumps(value) for name, value in field.items()}
+    asked = {"max_tokens": 24} | field  # so long that it repeats itself
+    texts = {name: json.dumps(value) for name, value in asked.items()}
     answer = post(ASK, question=QUESTION, **texts).json()["answer"]
-    wanted = expected(client, image_url, QUESTION, **field)
+    wanted = expected(client, image_url, QUESTION, **asked)
     assert answer == wanted["choices"][0]["message"]["content"]
-    assert answer != post(ASK, question=QUESTION).json()["answer"]
+    assert answer != post(ASK, question=QUESTION, max_tokens="24").json()["answer"]
+
+
+def test_words_are_read_from_texts(client: httpx2.Client, post, server, image_url: str):
+    parts = [shown(image_url), {"type": "text", "text": QUESTION}]
+    messages = [{"role": "user", "content": parts}]
+    _, word = token_said(client, server, messages=messages, max_tokens=24)
+    asked = {"question": QUESTION, "max_tokens": "24"}
+    for text, value in (
+        ({"stop": word}, {"stop": word}),
+        (
+            {"stop": json.dumps([word]), "include_stop_str_in_output": "true"},
+            {"stop": [word], "include_stop_str_in_output": True},
+        ),
+        ({"bad_words": json.dumps([word])}, {"bad_words": [word]}),
+    ):
+        answer = post(ASK, **asked, **text).json()["answer"]
+        wanted = chat(client, messages=messages, max_tokens=24, **value)
+        assert answer == wanted["choices"][0]["message"]["content"]
+        assert answer != post(ASK, **asked).json()["answer"]
+
+
+def test_a_caption_ends_where_the_model_ends_it(post, server: ServerInThread):
+    bias = json.dumps({str(server.context.pipeline.tokenizer.eos_id): 100})
+    ended = post(CAPTION, logit_bias=bias, ignore_eos="false").json()
+    assert (ended["caption"], ended["finish_reason"]) == ("", "stop")
+    longer = post(CAPTION, logit_bias=bias, ignore_eos="false", min_tokens="3").json()
+    more = longer["usage"]["completion_tokens"] - ended["usage"]["completion_tokens"]
+    assert (more, longer["finish_reason"]) == (3, "stop")
 
 
 @pytest.mark.parametrize("limit", ["", "-1"])
