@@ -120,6 +120,30 @@ def test_errors_become_its_exceptions(client: openai.OpenAI, messages: list[dict
     assert empty.value.param == "prompt"
 
 
+def test_load_and_the_end_become_its_exceptions(tiny_checkpoint: Path):
+    """What a client may try again later, it can tell from what it must not."""
+    limits = {"max_sequences": 2, "max_waiting": 1, "grace_s": 0.05}
+    long = {"messages": [{"role": "user", "content": "hello"}], "model": "tiny", "stream": True}
+    with (
+        ServerInThread(model=str(tiny_checkpoint), served_model_name="tiny", **limits) as server,
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client,
+    ):
+        stats = server.context.dispatcher.service.stats
+        create = client.chat.completions.create
+        streams = [create(**long, extra_body={"ignore_eos": True}) for _ in range(2)]
+        wait_until(lambda: stats().num_running == 2)
+        streams.append(create(**long, extra_body={"ignore_eos": True}))
+        wait_until(lambda: stats().num_waiting == 1)
+        with pytest.raises(openai.RateLimitError) as full:
+            create(**long)
+        assert full.value.code == "queue_full"
+        assert int(full.value.response.headers["retry-after"]) >= 1
+        server.begin_drain()
+        for stream in streams:
+            with pytest.raises(openai.APIError):
+                list(stream)
+
+
 async def test_closing_its_stream_cancels_the_request(server: ServerInThread, messages: list[dict]):
     """Leaving a stream early through the client cancels the request in the engine."""
     async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none") as client:

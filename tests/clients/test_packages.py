@@ -1,10 +1,12 @@
 """Client packages, each in an environment of its own, against one server: `make test-clients`.
 
-Owns which check runs where; what is checked stands in `packages/`. The environments are made by
-make, from `requirements/`.
+Owns which check and which recipe runs where; what is checked stands in `packages/` and, for the
+recipes, in docs/clients.md. The environments are made by make, from `requirements/`.
 """
 
+import base64
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.clients.test_recipes import SECTIONS
 from tests.server.picture_host import PictureHost, reply
 from tests.serving import ServerInThread
 
@@ -23,6 +26,8 @@ PACKAGES = Path(__file__).parent / "packages"
 ENVIRONMENTS = ROOT / "build" / "clients"
 PICTURE = ROOT / "docs" / "images" / "red-circle.png"
 LIMIT_S = 900
+
+needs_npm = pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +48,25 @@ def environment(mini_checkpoint: Path) -> Iterator[dict[str, str]]:
             "JANUS_TEST_PICTURE_ADDRESS": f"http://127.0.0.1:{host.port}/circle.png",
             "PYTHONDONTWRITEBYTECODE": "1",
         }
+
+
+def recipe(client: str, language: str, environment: dict[str, str]) -> str:
+    """The code of a recipe as it stands, but for the address and the picture."""
+    (code,) = re.findall(rf"^```{language}\n(.*?)^```", SECTIONS[client], re.M | re.S)
+    url = environment["JANUS_TEST_URL"]
+    picture = base64.b64encode(PICTURE.read_bytes()).decode()
+    for shown, meant in (
+        ("http://127.0.0.1:8000", url),
+        ("port=8000", f"port={url.rpartition(':')[2]}"),
+        ("data:image/png;base64,...", f"data:image/png;base64,{picture}"),
+    ):
+        code = code.replace(shown, meant)
+    assert ":8000" not in code
+    return code
+
+
+def python_of(name: str | None) -> str | Path:
+    return sys.executable if name is None else ENVIRONMENTS / name / "bin" / "python"
 
 
 def run(*command: str | Path, cwd: Path, environment: dict[str, str]) -> None:
@@ -68,19 +92,50 @@ def run(*command: str | Path, cwd: Path, environment: dict[str, str]) -> None:
     ],
 )
 def test_python(name: str | None, check: str, environment: dict[str, str]):
-    python = sys.executable if name is None else ENVIRONMENTS / name / "bin" / "python"
     options = ("-q", "-p", "no:cacheprovider", "--noconftest", "-c", os.devnull)
     selection = ("-o", "python_files=check_*.py", "-o", "python_functions=check_*")
     run(
-        *(python, "-m", "pytest", *options, *selection, f"--rootdir={PACKAGES}", f"{check}.py"),
+        *(
+            python_of(name),
+            "-m",
+            "pytest",
+            *options,
+            *selection,
+            f"--rootdir={PACKAGES}",
+            f"{check}.py",
+        ),
         cwd=PACKAGES,
         environment=environment,
     )
 
 
-@pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
+@pytest.mark.parametrize(
+    ("name", "client"),
+    [
+        (None, "openai for Python"),
+        ("older", "openai for Python"),
+        ("current", "LangChain"),
+        ("older", "LlamaIndex"),
+        ("current", "sdwebuiapi and other AUTOMATIC1111 clients"),
+    ],
+)
+def test_python_recipe(name: str | None, client: str, environment: dict[str, str], tmp_path: Path):
+    script = tmp_path / "recipe.py"
+    script.write_text(recipe(client, "python", environment), "utf-8")
+    run(python_of(name), script, cwd=tmp_path, environment=environment)
+
+
+@needs_npm
 @pytest.mark.parametrize("check", ["check_openai", "check_ai_sdk"])
 def test_node(check: str, environment: dict[str, str]):
     # Packages are looked up beside the importing file, whatever the directory.
     script = shutil.copy(PACKAGES / f"{check}.mjs", ENVIRONMENTS / "node")
     run("node", "--test", script, cwd=ENVIRONMENTS / "node", environment=environment)
+
+
+@needs_npm
+@pytest.mark.parametrize("client", ["openai for Node", "Vercel AI SDK"])
+def test_node_recipe(client: str, environment: dict[str, str]):
+    script = ENVIRONMENTS / "node" / "recipe.mjs"
+    script.write_text(recipe(client, "javascript", environment), "utf-8")
+    run("node", script, cwd=ENVIRONMENTS / "node", environment=environment)

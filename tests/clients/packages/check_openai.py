@@ -140,6 +140,20 @@ def check_edits_and_variations(client: openai.OpenAI):
     assert len(varied.data) == 2
 
 
+def check_streamed_edits(client: openai.OpenAI):
+    events = list(
+        client.images.edit(
+            model=MODEL,
+            image=PICTURE.open("rb"),
+            prompt="a large blue circle",
+            stream=True,
+            partial_images=1,
+        )
+    )
+    assert [event.type for event in events] == ["image_edit.partial_image", "image_edit.completed"]
+    assert png_size(events[-1].b64_json) == png_size(events[0].b64_json)
+
+
 def response_input() -> list[dict]:
     content = [
         {"type": "input_text", "text": question()[0]["content"][1]["text"]},
@@ -164,6 +178,14 @@ def check_streamed_responses(client: openai.OpenAI):
     assert events[-1].type == "response.completed"
     deltas = [event.delta for event in events if event.type == "response.output_text.delta"]
     assert "".join(deltas) == whole.output_text == events[-1].response.output_text
+
+
+def check_the_helper_for_streamed_responses(client: openai.OpenAI):
+    with client.responses.stream(model=MODEL, input=response_input()) as stream:
+        kinds = {event.type for event in stream}
+        final = stream.get_final_response()
+    assert {"response.output_text.delta", "response.output_text.done"} <= kinds
+    assert "red" in final.output_text
 
 
 def check_parsed_responses(client: openai.OpenAI):
