@@ -97,6 +97,8 @@ class Runner:
         # float64 holds every id exactly, so that one copy brings ids and log-probabilities.
         flat = torch.cat([part.double() for part in parts]).tolist()  # sync:
         samples = _unpack(flat, batch)
+        if not self._lost:
+            return samples
         return [replace(each, error=self._lost.get(each.state)) for each in samples]
 
     @torch.inference_mode()
