@@ -19,6 +19,7 @@ from weights.recipe import chat
 from weights.recipe.geometry import IMAGE_PX, NUM_CODES
 from weights.recipe.network import build, load_parts
 from weights.recipe.photographs import MIN_SIDE_PX
+from weights.recipe.resume import write_table
 from weights.recipe.tokenizer import SPECIAL_TOKENS, special_ids
 from weights.recipe.training import arguments
 
@@ -155,6 +156,7 @@ def main() -> None:
         "top_p": float(args.top_p),
     }
     export(model, tokenizer, Path(args.folder), drawing=drawing)
+    write_table(torch.load(args.work / "table.pt", weights_only=True), Path(args.folder))
 
 
 if __name__ == "__main__":
