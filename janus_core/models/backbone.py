@@ -115,7 +115,7 @@ class GatedMlp(nn.Module):
     def forward(self, x_TD: torch.Tensor) -> torch.Tensor:
         """Row by row."""
         gate, up = self.gate_up_proj(x_TD).chunk(2, -1)
-        out_TD: torch.Tensor = self.down_proj(F.silu(gate) * up)
+        out_TD: torch.Tensor = self.down_proj(_silu(gate) * up)
         return out_TD
 
     def destinations(self) -> dict[str, torch.Tensor]:
@@ -126,6 +126,14 @@ class GatedMlp(nn.Module):
             "up_proj.weight": up,
             "down_proj.weight": self.down_proj.weight.detach(),
         }
+
+
+def _silu(x: torch.Tensor) -> torch.Tensor:
+    """`x * sigmoid(x)`. `F.silu` on a CPU computes what is left over of a thread's share by other
+    means, with other last bits: a row's values would depend on how many rows the threads share."""
+    if x.device.type != "cpu" or x.dtype != torch.float32:
+        return F.silu(x)
+    return x / torch.exp(-x).add_(1.0)
 
 
 class DecoderLayer(nn.Module):
