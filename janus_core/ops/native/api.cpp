@@ -22,25 +22,30 @@ static int omp_get_num_threads() { return 1; }
 namespace janus {
 namespace {
 
-const Kernels* const* available() {
-    // From the best to the one that always works.
-    static const Kernels* list[4] = {};
-    if (!list[0]) {
+// From the best to the one that always works, then null.
+struct Available {
+    const Kernels* list[4] = {};
+
+    Available() {
         int count = 0;
-        const Kernels* found[4] = {};
 #if defined(__x86_64__)
         __builtin_cpu_init();
+        // AVX2 without F16C was never sold, and not every compiler can ask for F16C.
         const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
         if (has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
             __builtin_cpu_supports("avx512vnni"))
-            found[count++] = &avx512_kernels();
-        if (has_avx2) found[count++] = &avx2_kernels();
+            list[count++] = &avx512_kernels();
+        if (has_avx2) list[count++] = &avx2_kernels();
 #endif
-        found[count++] = &scalar_kernels();
-        for (int i = count - 1; i >= 0; --i) list[i] = found[i];
+        list[count] = &scalar_kernels();
     }
-    return list;
+};
+
+const Kernels* const* available() {
+    // Made once, whichever thread comes first.
+    static const Available available;
+    return available.list;
 }
 
 const Kernels* find(const char* name) {
@@ -148,7 +153,6 @@ struct AttentionWork {
     int64_t num_heads;
     float* out_TNH;
     const std::vector<Unit>& units;
-    int64_t longest;
 };
 
 size_t scores_size(int64_t longest) {
@@ -263,15 +267,14 @@ void gate(const Worker& worker, const Step& step, const Layer& layer, const Buff
 }
 
 void run_layer(const Worker& worker, const Step& step, const Layer& layer, const Cache& cache,
-               const std::vector<Unit>& units, int64_t longest, const Buffers& buffers) {
+               const std::vector<Unit>& units, const Buffers& buffers) {
     const int64_t tokens = step.num_tokens, q_width = step.num_heads * step.head_dim;
     prepare_rows(worker, step, layer.input_norm_D, layer.qkv, buffers);
     multiply(worker, layer.qkv, buffers.normed_TD, buffers.q_width, tokens, buffers.qkv, false);
     worker.wait();
     place_keys(worker, step, cache, buffers.qkv);
     worker.wait();
-    const AttentionWork work{buffers.qkv, layer.qkv.n, step.num_heads, buffers.attended,
-                             units, longest};
+    const AttentionWork work{buffers.qkv, layer.qkv.n, step.num_heads, buffers.attended, units};
     attend(worker, work, cache, buffers.scores + worker.index * buffers.scores_stride);
     worker.wait();
     if (layer.out.format == INT8) {
@@ -291,13 +294,13 @@ void run_layer(const Worker& worker, const Step& step, const Layer& layer, const
 }
 
 void run_step(const Worker& worker, const Step& step, const std::vector<Unit>& units,
-              int64_t longest, const Buffers& buffers) {
+              const Buffers& buffers) {
     const int64_t layer_bytes = 2 * step.num_kv_heads * step.num_positions * step.head_dim *
                                 (step.is_half ? 2 : 4);
     for (int64_t l = 0; l < step.num_layers; ++l) {
         const Cache cache{static_cast<char*>(step.kv_L2KPH) + l * layer_bytes, step.num_kv_heads,
                           step.num_positions, step.head_dim, step.is_half};
-        run_layer(worker, step, step.layers[l], cache, units, longest, buffers);
+        run_layer(worker, step, step.layers[l], cache, units, buffers);
     }
     for (int64_t t = worker.first(step.num_tokens); t < worker.last(step.num_tokens); ++t)
         worker.kernels.norm(step.x_TD + t * step.width, step.final_norm_D,
@@ -367,8 +370,10 @@ void janus_pack(int32_t format, const float* weight_NK, int64_t n, int64_t k, vo
         for (int64_t i = 0; i < std::min(PANEL, n - panel * PANEL); ++i) {
             const float* row_K = weight_NK + (panel * PANEL + i) * k;
             if (format == FP16) {
+                std::vector<uint16_t> half_K(k);
+                kernels.write_half(row_K, half_K.data(), k);
                 auto* out = static_cast<uint16_t*>(packed) + panel * PANEL * k + i;
-                for (int64_t j = 0; j < k; ++j) kernels.write_half(row_K + j, out + j * PANEL, 1);
+                for (int64_t j = 0; j < k; ++j) out[j * PANEL] = half_K[j];
                 continue;
             }
             std::vector<int8_t> q_K(stride);
@@ -409,7 +414,7 @@ int32_t janus_attend(const char* path, const float* q, int64_t token_stride, int
         const Kernels& kernels = *find(path);
         const auto units = units_of(spans, num_spans, num_heads / cache->num_kv_heads);
         const int64_t longest = longest_of(spans, num_spans);
-        const AttentionWork work{q, token_stride, num_heads, out_TNH, units, longest};
+        const AttentionWork work{q, token_stride, num_heads, out_TNH, units};
         Memory memory;
         if (!memory.reserve(threads * scores_size(longest))) return 1;
         auto* scores = memory.take<float>(0);
@@ -435,7 +440,7 @@ int32_t janus_step(const char* path, const Step* step, int32_t threads) {
         if (!reserve(memory, buffers, *step, longest, threads)) return 1;
 #pragma omp parallel num_threads(threads)
         run_step(Worker{kernels, omp_get_thread_num(), omp_get_num_threads()}, *step, units,
-                 longest, buffers);
+                 buffers);
         return 0;
     } catch (const std::bad_alloc&) {
         return 1;
