@@ -53,6 +53,10 @@ _DECODERS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
 # MPO is what Pillow calls a JPEG with further pictures behind the first, as many phones write it.
 _FORMATS = (*_DECODERS, "MPO")
 
+OPAQUE = (255, 255)
+"""Least and most of an alpha channel in which nothing is transparent: many programs always write
+one."""
+
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -86,10 +90,16 @@ def decode_mask(
     return mask if mask.getbbox() else None
 
 
-def decode_alpha(data: bytes, limits: ImageLimits, *, param: str | None = None) -> Image.Image:
-    """How opaque each pixel of an image file is, mode L, upright: 0 is transparent, and without
-    transparency everything is 255. Raises what `decode_image` raises."""
-    return _converted(_checked(data, limits, param), _alpha, param)
+def decode_alpha(
+    data: bytes, limits: ImageLimits, *, param: str | None = None
+) -> Image.Image | None:
+    """How opaque each pixel of an image file is, mode L, upright, 0 for transparent; None if all
+    are opaque. Raises what `decode_image` raises."""
+    image = _checked(data, limits, param)
+    if not image.has_transparency_data:
+        return None
+    alpha = _converted(image, _alpha, param)
+    return None if alpha.getextrema() == OPAQUE else alpha
 
 
 def _converted(
@@ -190,17 +200,12 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _alpha(image: Image.Image) -> Image.Image:
-    """An alpha channel does not mean that anything is transparent: many programs always write
-    one."""
-    if image.has_transparency_data:
-        return image.convert("RGBA").getchannel("A")
-    return Image.new("L", image.size, 255)
+    return image.convert("RGBA").getchannel("A")
 
 
 def _marked(image: Image.Image) -> Image.Image:
     """255 where a mask marks a pixel, else 0."""
-    alpha = _alpha(image)
-    if alpha.getextrema() != (255, 255):
+    if image.has_transparency_data and (alpha := _alpha(image)).getextrema() != OPAQUE:
         return alpha.point([255] + [0] * 255)
     return _rgb(image).convert("L").point([255 * (level >= 128) for level in range(256)])
 

@@ -295,7 +295,8 @@ class Pipeline:
         """
         picture = decode_image(data, self.limits, param=param)
         if mask is None:
-            if decode_alpha(data, self.limits, param=param).histogram()[0] == 0:
+            alpha = decode_alpha(data, self.limits, param=param)
+            if alpha is None or alpha.histogram()[0] == 0:
                 return None
             mask, mask_param = data, param
         marked = decode_mask(mask, self.limits, param=mask_param)

@@ -108,7 +108,7 @@ def _mask_of(data: bytes, *, invert: bool, limits: ImageLimits) -> bytes:
     else. One with transparency, as brushes make it, marks what it covers (`create_binary_mask` in
     `modules/processing.py` there)."""
     grey = decode_alpha(data, limits, param="mask")
-    if grey.getextrema() == (255, 255):
+    if grey is None:
         grey = decode_image(data, limits, param="mask").convert("L")
     buffer = io.BytesIO()
     (ImageOps.invert(grey) if invert else grey).save(buffer, "PNG")
