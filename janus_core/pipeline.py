@@ -290,21 +290,31 @@ class Pipeline:
         """What to force in order to draw a part of a client's picture anew: `forced_codes`.
 
         The part is what `mask` marks (`decode_mask`), scaled to the picture if it has another size;
-        without a mask, what is transparent in the picture; None if nothing of it is.
-        Raises ImageInputError, and ParameterError if nothing is marked.
+        without a mask, what is transparent in the picture; None if nothing of it is. Only what
+        `fit` leaves of the picture counts. Raises ImageInputError, and ParameterError if a mask
+        marks nothing.
         """
         picture = decode_image(data, self.limits, param=param)
+        has_mask = mask is not None
         if mask is None:
             alpha = decode_alpha(data, self.limits, param=param)
             if alpha is None or alpha.histogram()[0] == 0:
                 return None
             mask, mask_param = data, param
         marked = decode_mask(mask, self.limits, param=mask_param)
-        if marked is None:
-            raise ParameterError(f"{mask_param} marks nothing to be drawn.", param=mask_param)
-        if marked.size != picture.size:
-            marked = marked.resize(picture.size, Image.Resampling.NEAREST)
-        return self.codec.keep_outside(self.codec.encode(picture), marked)
+        if marked is not None:
+            if marked.size != picture.size:
+                marked = marked.resize(picture.size, Image.Resampling.NEAREST)
+            forced = self.codec.keep_outside(self.codec.encode(picture), marked)
+            if None in forced:
+                return forced
+        if has_mask:
+            raise ParameterError(
+                f"{mask_param} marks nothing to be drawn in the square that the image is cropped "
+                "to.",
+                param=mask_param,
+            )
+        return None
 
     def new_service(self, sink: Callable[[Sequence[Event]], None]) -> EngineService:
         """The engine in a thread of its own, not yet started; `sink` is called once per step."""

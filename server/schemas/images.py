@@ -45,7 +45,7 @@ class DrawingBody(Body):
     negative_prompt: Annotated[str, Field(max_length=MAX_PROMPT_CHARS)] | None = None
     n: Annotated[Int, Field(ge=1)] | None = None
     size: Annotated[str, Field(max_length=32)] | None = None
-    quality: Literal["auto", "standard", "hd"] | Quality | None = None
+    quality: Literal["auto", "standard", "hd", Quality] | None = None
     background: Literal["auto", "opaque", "transparent"] | None = None
     response_format: Literal["b64_json", "url"] | None = None
     output_format: OutputFormat | None = None

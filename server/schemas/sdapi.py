@@ -8,7 +8,7 @@ here is refused, because a client that asks for one would take the picture for i
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from server.schemas.common import INT64_MAX, Body, Bool, Float, Int, Reply
 from server.schemas.images import MAX_PROMPT_CHARS, Guidance
@@ -32,6 +32,11 @@ _DIFFUSION_FIELDS = frozenset(
         "firstphase_width", "firstphase_height", "script_args",
     }
 )  # fmt: skip
+
+
+def _number(value: object) -> object:
+    """A boolean as the number its clients send instead."""
+    return int(value) if isinstance(value, bool) else value
 
 
 class DrawingOptions(Body):
@@ -123,7 +128,9 @@ class ImageToImage(DrawingOptions):
 
     init_images: Annotated[list[str], Field(min_length=1, max_length=1)]
     mask: str | None = None
-    inpainting_mask_invert: Bool | Annotated[Int, Field(ge=0, le=1)] | None = None
+    inpainting_mask_invert: Annotated[Int, BeforeValidator(_number), Field(ge=0, le=1)] | None = (
+        None
+    )
     denoising_strength: Annotated[Float, Field(ge=0, le=1)] | None = None
 
 

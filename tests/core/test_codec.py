@@ -163,6 +163,19 @@ def test_a_picture_can_be_its_own_mask(pipeline: Pipeline) -> None:
     assert [place for place, code in enumerate(forced) if code is None] == [0]
 
 
+def test_what_is_cropped_away_marks_nothing(pipeline: Pipeline) -> None:
+    tall = noise(height=32, channels=4)
+    tall[..., 3] = 255
+    picture = saved(tall[..., :3])
+    mask = np.zeros((32, 16), dtype=np.uint8)
+    mask[:4] = 255
+    with pytest.raises(ParameterError) as raised:
+        pipeline.edit_codes(picture, saved(mask))
+    assert raised.value.param == "mask"
+    tall[:4, :, 3] = 0
+    assert pipeline.edit_codes(saved(tall), None) is None
+
+
 def test_a_mask_that_marks_nothing_or_is_none_is_refused(pipeline: Pipeline) -> None:
     picture, black = saved(noise()), saved(np.zeros((16, 16), dtype=np.uint8))
     for mask, error in ((black, ParameterError), (b"no image", ImageInputError)):

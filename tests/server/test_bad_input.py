@@ -128,7 +128,7 @@ def test_chat_names_the_field(client: httpx2.Client, changed: dict, param: str):
         ({"size": "-16x16"}, "size"),
         ({"size": 16}, "size"),
         ({"quality": "ultra"}, "quality"),
-        ({"response_format": "url"}, "response_format"),
+        ({"quality": 1}, "quality"),
         ({"response_format": "tiff"}, "response_format"),
         ({"output_format": "gif"}, "output_format"),
         ({"output_compression": 101, "output_format": "jpeg"}, "output_compression"),

@@ -301,6 +301,7 @@ def test_img2img_keeps_a_share_or_what_the_mask_leaves(client: httpx2.Client, so
     assert drawn(mask=data_url(white), denoising_strength=0.25) == edited(mask=mask)
     black = Image.fromarray(np.asarray(mask.getchannel("A")))
     assert drawn(mask=data_url(black), inpainting_mask_invert=1) == edited(mask=mask)
+    assert drawn(mask=data_url(black), inpainting_mask_invert=True) == edited(mask=mask)
     strokes = Image.new("RGBA", mask.size, "black")
     strokes.putalpha(white)
     assert drawn(mask=data_url(strokes)) == edited(mask=mask), "what a brush has covered"
@@ -314,6 +315,7 @@ def test_img2img_keeps_a_share_or_what_the_mask_leaves(client: httpx2.Client, so
         ({"init_images": ["AAAA"]}, "init_images"),
         ({"mask": "AAAA"}, "mask"),
         ({"denoising_strength": 2}, "denoising_strength"),
+        ({"inpainting_mask_invert": 2}, "inpainting_mask_invert"),
     ):
         reply = client.post("/sdapi/v1/img2img", json=body | fields)
         assert reply.status_code == 400
