@@ -87,7 +87,8 @@ class Native:
     """The library with one instruction set chosen.
 
     Tensors passed in are fp32, contiguous and on the CPU, unless a method says otherwise. Methods
-    raise MemoryError where the library found no room.
+    raise MemoryError where the library found no room. Safe from any thread, but not in a process
+    forked from one that has computed: as with torch, the threads of OpenMP do not come along.
     """
 
     def __init__(self, library: ctypes.CDLL, path: str) -> None:
