@@ -4,11 +4,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from tests.tiny import save_tiny_checkpoint
 
 # One thread: models this small lose more time at barriers than they gain.
 torch.set_num_threads(1)
+
+# What a machine does beside the tests says nothing of what is tested.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 @pytest.fixture(scope="session")

@@ -198,13 +198,12 @@ def test_numbers_that_are_not_finite_fail_their_request_only(requests_for: Reque
     good = requests_for.text("good", max_tokens=20)
     expected = run(requests_for.engine(), bad, good)
     engine = requests_for.engine(kv_positions=128, vision_cache_bytes=0)
-    encode = requests_for.model.encode_images
     poisoned = torch.full((1, 16, requests_for.model.config.backbone.width), math.nan)
     requests_for.model.encode_images = lambda _: poisoned
     try:
         log = run(engine, bad, good)
     finally:
-        requests_for.model.encode_images = encode
+        del requests_for.model.encode_images  # the class's shows again
     assert isinstance(log["bad"].end.error, StepError)
     assert log["good"].ids == expected["good"].ids
     assert all(layer.isfinite().all() for layer in engine._runner._kv.layers)
@@ -212,12 +211,11 @@ def test_numbers_that_are_not_finite_fail_their_request_only(requests_for: Reque
 
 
 def test_a_picture_that_cannot_be_decoded_fails(requests_for: Requests) -> None:
-    decode = requests_for.model.decode_codes
     requests_for.model.decode_codes = lambda _: (_ for _ in ()).throw(RuntimeError("no memory"))
     try:
         log = run(requests_for.engine(), requests_for.image("i"), requests_for.text("t"))
     finally:
-        requests_for.model.decode_codes = decode
+        del requests_for.model.decode_codes  # the class's shows again
     assert isinstance(log["i"].end.error, StepError)
     assert isinstance(log["t"].end, Finished)
 
