@@ -33,7 +33,9 @@ def test_sigterm_finishes_what_runs_and_exits_with_0(tiny_checkpoint: Path):
     with server_process(str(tiny_checkpoint), **named) as (process, url, banner):
         # What was loaded, where it runs, how much it holds, and where to find it.
         assert f"Model mine from {tiny_checkpoint}" in banner
-        assert "Device cpu, dtype float32, attention " in banner
+        formats = r"\(.+ weights, .+ KV.*\)"
+        device = rf"Device cpu, dtype float32 {formats}, attention \S+, \d+ compute threads"
+        assert re.search(device, banner)
         assert re.search(r"KV pool of \d+ positions \(\d+ MiB\), context 1024", banner)
         assert httpx2.get(f"{url}/v1/models").json()["data"][0]["id"] == "mine"
         with httpx2.stream("POST", f"{url}/v1/chat/completions", json=LONG, timeout=60) as reply:
