@@ -191,9 +191,6 @@ def test_the_answers_on_record_reach_their_bar(record):
     assert {kind: s["share"] for kind, s in answers["kinds"].items() if s["share"] < 0.90} == {}
 
 
-@pytest.mark.xfail(
-    reason="58 % so far: single objects are drawn, places and third objects often fail"
-)
 def test_the_drawings_on_record_reach_their_bar(record):
     assert record["drawings"]["default"]["overall"]["share"] >= 0.90
     assert record["drawings"]["unguided"]["manner"]["guidance"] == 1.0

@@ -140,9 +140,9 @@ def main() -> None:
         {
             "start": "joint.pt",
             "folder": str(Path(__file__).parents[1] / "janus-mini"),
-            "guidance": "1.2",
-            "temperature": "0.7",
-            "top_p": "0.95",
+            "guidance": "1.1",
+            "temperature": "0.5",
+            "top_p": "0.9",
         },
     )
     tokenizer = Tokenizer.from_file(str(args.work / "tokenizer.json"))

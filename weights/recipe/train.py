@@ -37,11 +37,12 @@ DRAWING = (
     "train_language",
     "--name=joint",
     "--start=both.pt",
-    "--steps=1500",
+    "--steps=5500",
     "--peak-e5=80",
     "--last-percent=1",
-    "--understanding-rows=5",
+    "--understanding-rows=4",
     "--generation-rows=36",
+    "--compiled=1",
 )
 NUM_RANKS = 2
 
