@@ -4,7 +4,7 @@ Owns the reading of messages (roles, parts, images) and the choice between an an
 picture; knows no prompt format. Invariant: every part keeps the field it came in.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from janus_core.engine.request import Constraint
@@ -26,6 +26,7 @@ _DRAWING_FIELDS = (
 )
 """Fields that mean the same here and for an image generation."""
 
+_TOOL_ROLES = ("tool", "function")
 _TEXT_TYPES = ("text", "input_text", "output_text")
 _IMAGE_TYPES = ("image_url", "input_image")
 
@@ -36,7 +37,7 @@ def turns_of(body: ChatRequest, settings: Settings) -> list[Turn]:
         raise ParameterError(
             f"n is {body.n}, but this server allows at most {settings.max_choices}.", param="n"
         )
-    turns = [_turn(message, f"messages.{i}") for i, message in enumerate(body.messages)]
+    turns = list(_turns(body.messages))
     check_num_images(turns, limit=settings.max_images_per_request, param="messages")
     return turns
 
@@ -108,6 +109,13 @@ def parts_of(
     return tuple(
         _part(part, f"{path}.{index}", url_field=url_field) for index, part in enumerate(content)
     )
+
+
+def _turns(messages: Sequence[ChatMessage]) -> Iterator[Turn]:
+    for index, message in enumerate(messages):
+        turn = _turn(message, f"messages.{index}")
+        if any(turn.parts) or message.role not in _TOOL_ROLES:  # a tool may return nothing
+            yield turn
 
 
 def _turn(message: ChatMessage, path: str) -> Turn:

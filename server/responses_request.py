@@ -83,7 +83,8 @@ def _turns(item: InputItem, path: str) -> Sequence[Turn]:
         return (Turn(ROLES[item.role], parts, f"{path}.content"),)
     if item.type == "function_call_output":
         parts = parts_of(item.output or (), f"{path}.output", url_field="image_url")
-        return (Turn("user", parts, f"{path}.output"),)
+        # A tool may return nothing.
+        return (Turn("user", parts, f"{path}.output"),) if any(parts) else ()
     if item.type == "image_generation_call":
         if item.result is None:
             return ()

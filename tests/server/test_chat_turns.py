@@ -76,6 +76,12 @@ def test_results_of_tools_are_read_as_text(client: httpx2.Client):
     assert ask(client, messages=told)["choices"] != ask(client)["choices"]
 
 
+@pytest.mark.parametrize("nothing", ["", None, []])
+def test_a_tool_that_returned_nothing_says_nothing(client: httpx2.Client, nothing: object):
+    result = {"role": "tool", "content": nothing, "tool_call_id": "1"}
+    assert ask(client, messages=[*HELLO, result])["choices"] == ask(client)["choices"]
+
+
 def test_a_developer_is_a_system(client: httpx2.Client):
     replies = [
         ask(client, messages=[{"role": role, "content": "Be brief."}, *HELLO])

@@ -97,6 +97,14 @@ def test_results_of_functions_are_read_as_text(client: httpx2.Client):
     assert said(ask(client, messages=told)) == said(ask(client, messages=spoken))
 
 
+def test_a_function_that_returned_nothing_says_nothing(client: httpx2.Client):
+    items = [
+        {"role": "user", "content": QUESTION},
+        {"type": "function_call_output", "call_id": "c", "output": ""},
+    ]
+    assert text_of(respond(client, input=items)) == text_of(respond(client))
+
+
 def test_the_fingerprint_stays(client: httpx2.Client):
     one, other = ask(client)["system_fingerprint"], ask(client, seed=9)["system_fingerprint"]
     assert one == other == chunks(client)[0]["system_fingerprint"]
