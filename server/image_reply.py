@@ -64,7 +64,6 @@ class ImageReply:
         self._base_url = base_url.rstrip("/")
         self._kind = kind
         self._caption = caption
-        self.headers = native_size_header(context)
 
     async def response(self, handle: RequestHandle) -> Response:
         """Wait for all pictures, then answer at once. Raises the error of one that failed."""
@@ -87,7 +86,7 @@ class ImageReply:
         )
         if identifier := self._body.safety_identifier or self._body.user:
             reply.safety_identifier = identifier
-        return Response(reply.to_json(), media_type="application/json", headers=self.headers)
+        return Response(reply.to_json(), media_type="application/json")
 
     def frames(self, handle: RequestHandle, *, ping_interval_s: float) -> AsyncIterator[bytes]:
         """The events of a stream. OpenAI's ends without `[DONE]`."""

@@ -4,8 +4,6 @@ Owns the way from the form to the answer; knows no prompt format. Invariant: a q
 answer that the same question in a chat completion gets.
 """
 
-from contextlib import closing
-
 from fastapi import APIRouter, Request, Response
 from starlette.requests import ClientDisconnect
 
@@ -18,10 +16,9 @@ from server.conversation import ImageSource, Turn, build_text_requests, check_nu
 from server.form import Form, form_schema, read_form
 from server.json_route import unless_client_leaves
 from server.middleware import CLIENT_GONE
-from server.record import record_of
 from server.schemas.ask import AnswerKey, AskReply, AskRequest, CaptionReply, CaptionRequest
 from server.schemas.common import ErrorBody
-from server.sse import EventStream
+from server.submission import submit_and_answer
 
 IMAGE = "image"
 _ERRORS: dict[int | str, dict[str, object]] = {
@@ -64,7 +61,7 @@ async def _answered(request: Request, model: type[CaptionRequest]) -> Response:
 
 
 async def _answer(form: Form, body: CaptionRequest, request: Request) -> Response:
-    context, record = context_of(request), record_of(request)
+    context = context_of(request)
     body.check()
     context.check_model(body.model)
     key: AnswerKey = "answer" if isinstance(body, AskRequest) else "caption"
@@ -77,17 +74,14 @@ async def _answer(form: Form, body: CaptionRequest, request: Request) -> Respons
         pipeline=context.pipeline,
         param=turn.param,
     )
-    record.task, record.num_choices = "chat", 1
-    handle = context.dispatcher.submit(requests, record=record)
-    context.metrics.observe("request_params_n", 1, "chat")
-    if body.token_limit is not None:
-        context.metrics.observe("request_params_max_tokens", body.token_limit, "chat")
-    replies = AnswerReplies(context, seed=requests[0].sampling.seed, key=key)
-    if body.stream or "text/event-stream" in request.headers.get("accept", ""):
-        frames = replies.frames(handle, ping_interval_s=context.settings.ping_interval_s)
-        return EventStream(frames, handle=handle)
-    with closing(handle):
-        return await replies.response(handle)
+    return await submit_and_answer(
+        request,
+        requests,
+        AnswerReplies(context, seed=requests[0].sampling.seed, key=key),
+        task="chat",
+        stream=body.stream or "text/event-stream" in request.headers.get("accept", ""),
+        token_limit=body.token_limit,
+    )
 
 
 def _question(form: Form, body: CaptionRequest) -> Turn:

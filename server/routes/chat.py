@@ -5,7 +5,6 @@ detail. Invariant: decoding images and tokenising happen off the event loop, and
 """
 
 from collections.abc import Sequence
-from contextlib import closing
 
 from fastapi import APIRouter, Request, Response
 
@@ -18,11 +17,10 @@ from server.conversation import Turn, build_text_requests, with_images
 from server.drawing import prepare_drawing
 from server.image_reply import native_size_header
 from server.json_route import JsonRoute, unless_client_leaves
-from server.record import record_of
 from server.schemas.chat import ChatRequest
 from server.schemas.chat_replies import ChatCompletion
 from server.schemas.common import ErrorBody
-from server.sse import EventStream
+from server.submission import submit_and_answer
 
 router = APIRouter(route_class=JsonRoute, tags=["chat"])
 
@@ -38,7 +36,7 @@ async def create_chat_completion(body: ChatRequest, request: Request) -> Respons
 
 
 async def _answer(body: ChatRequest, request: Request) -> Response:
-    context, record = context_of(request), record_of(request)
+    context = context_of(request)
     if body.model == context.picture_model:
         # Where a model's name is all that a client's user can choose.
         body = body.model_copy(update={"model": None, "modalities": ["image"]})
@@ -47,20 +45,16 @@ async def _answer(body: ChatRequest, request: Request) -> Response:
     turns = turns_of(body, context.settings)
     prepare = _prepare_pictures if body.wants_picture else _prepare_text
     requests, reply = await prepare(context, turns, body)
-    task = record.task = "image" if body.wants_picture else "chat"
-    headers = native_size_header(context) if body.wants_picture else {}
-    record.num_choices = len(requests)
-    handle = context.dispatcher.submit(requests, record=record)
-    context.metrics.observe("request_params_n", len(requests), task)
-    if body.token_limit is not None and not body.wants_picture:
-        context.metrics.observe("request_params_max_tokens", body.token_limit, task)
-    if body.stream:
-        frames = reply.frames(handle, ping_interval_s=context.settings.ping_interval_s)
-        return EventStream(frames, handle=handle, headers=headers)
-    with closing(handle):
-        response = await reply.response(handle)
-    response.headers.update(headers)
-    return response
+    draws = body.wants_picture
+    return await submit_and_answer(
+        request,
+        requests,
+        reply,
+        task="image" if draws else "chat",
+        stream=body.stream,
+        token_limit=None if draws else body.token_limit,
+        headers=native_size_header(context) if draws else None,
+    )
 
 
 async def _prepare_text(

@@ -4,21 +4,18 @@ Owns the way of a prompt from the body to its pictures; knows neither codes nor 
 the seed of every picture is in the reply, whether the client chose it or not.
 """
 
-from contextlib import closing
-
 from fastapi import APIRouter, Request, Response
 
 from janus_core.engine.request import ImageRequest
 from janus_core.errors import RequestError
 from server.context import base_url_of, context_of
-from server.image_reply import ImageReply, estimate_header
+from server.image_reply import ImageReply, estimate_header, native_size_header
 from server.image_request import build_image_requests, picture_format
 from server.json_route import JsonRoute, unless_client_leaves
 from server.pictures import PictureFormat
-from server.record import record_of
 from server.schemas.common import ErrorBody
 from server.schemas.images import DrawingBody, EventKind, ImageGenerationRequest, ImagesReply
-from server.sse import EventStream
+from server.submission import submit_and_answer
 
 router = APIRouter(route_class=JsonRoute, tags=["images"])
 
@@ -70,11 +67,7 @@ async def answer_with_pictures(
     caption: str | None = None,
 ) -> Response:
     """Submit `requests` and answer with what they become, at once or as a stream."""
-    context, record = context_of(request), record_of(request)
-    record.task, record.num_choices = "image", len(requests)
-    estimate = context.dispatcher.estimate(requests) if body.stream else None
-    handle = context.dispatcher.submit(requests, record=record)
-    context.metrics.observe("request_params_n", len(requests), "image")
+    context = context_of(request)
     reply = ImageReply(
         context,
         requests,
@@ -84,9 +77,12 @@ async def answer_with_pictures(
         kind=kind,
         caption=caption,
     )
-    if body.stream:
-        frames = reply.frames(handle, ping_interval_s=context.settings.ping_interval_s)
-        headers = reply.headers | estimate_header(estimate)
-        return EventStream(frames, handle=handle, headers=headers)
-    with closing(handle):
-        return await reply.response(handle)
+    estimate = context.dispatcher.estimate(requests) if body.stream else None
+    return await submit_and_answer(
+        request,
+        requests,
+        reply,
+        task="image",
+        stream=body.stream,
+        headers=native_size_header(context) | estimate_header(estimate),
+    )

@@ -6,7 +6,6 @@ admission. Nothing is kept: a conversation is what its request says.
 """
 
 from collections.abc import Sequence
-from contextlib import closing
 
 from fastapi import APIRouter, Request, Response
 
@@ -17,7 +16,6 @@ from server.conversation import Turn, build_text_requests, with_images
 from server.drawing import Drawing, prepare_drawing
 from server.image_reply import native_size_header
 from server.json_route import JsonRoute, unless_client_leaves
-from server.record import record_of
 from server.responses_items import MessageItem, PictureItem, ResponseItem
 from server.responses_object import ResponseStates
 from server.responses_reply import ResponseReply
@@ -25,7 +23,7 @@ from server.responses_request import drawing_body, drawing_param, text_options, 
 from server.schemas.common import ErrorBody
 from server.schemas.responses import IMAGE_TOOL, ResponsesRequest, Tool
 from server.schemas.responses_replies import ResponseObject
-from server.sse import EventStream
+from server.submission import submit_and_answer
 
 router = APIRouter(route_class=JsonRoute, tags=["responses"])
 
@@ -41,7 +39,7 @@ async def create_response(body: ResponsesRequest, request: Request) -> Response:
 
 
 async def _answer(body: ResponsesRequest, request: Request) -> Response:
-    context, record = context_of(request), record_of(request)
+    context = context_of(request)
     if body.model == context.picture_model:
         # Where a model's name is all that a client's user can choose.
         tools = body.tools if body.image_tool is not None else [Tool(type=IMAGE_TOOL)]
@@ -51,21 +49,15 @@ async def _answer(body: ResponsesRequest, request: Request) -> Response:
     turns = turns_of(body, context.settings)
     prepare = _prepare_picture if body.draws else _prepare_text
     requests, item = await prepare(context, turns, body)
-    task = record.task = "image" if body.draws else "chat"
-    headers = native_size_header(context) if body.draws else {}
-    record.num_choices = 1
-    reply = ResponseReply(ResponseStates(context, body, requests[0]), item)
-    handle = context.dispatcher.submit(requests, record=record)
-    context.metrics.observe("request_params_n", 1, task)
-    if body.token_limit is not None and not body.draws:
-        context.metrics.observe("request_params_max_tokens", body.token_limit, task)
-    if body.stream:
-        frames = reply.frames(handle, ping_interval_s=context.settings.ping_interval_s)
-        return EventStream(frames, handle=handle, headers=headers)
-    with closing(handle):
-        response = await reply.response(handle)
-    response.headers.update(headers)
-    return response
+    return await submit_and_answer(
+        request,
+        requests,
+        ResponseReply(ResponseStates(context, body, requests[0]), item),
+        task="image" if body.draws else "chat",
+        stream=body.stream,
+        token_limit=None if body.draws else body.token_limit,
+        headers=native_size_header(context) if body.draws else None,
+    )
 
 
 async def _prepare_text(
