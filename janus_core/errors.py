@@ -9,6 +9,7 @@
       + CheckpointError         the weights or their configuration cannot be used; fatal at start
       + CapacityError           the server cannot take this now, later it may
           - QueueFullError
+          - RateLimitError      the client has used what it may for now
           - DrainingError
       + EngineError             our fault or the machine's
           - StepError           a step failed; only the requests it belonged to are lost
@@ -69,6 +70,10 @@ class CapacityError(JanusError):
 
 class QueueFullError(CapacityError):
     """The waiting queue is at its limit."""
+
+
+class RateLimitError(CapacityError):
+    """The client has used what it may for now; others may still ask."""
 
 
 class DrainingError(CapacityError):

@@ -7,6 +7,7 @@ importing it is cheap and does nothing; work starts in `run` (a process) or in
 """
 
 import logging
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,10 +30,15 @@ def run(settings: "Settings") -> int:
 
     configure_logging(settings.log_level, style=settings.log_format)
     logger.info("Settings: %s", settings.model_dump_json(exclude_none=True))
-    with bind(settings.host, port=settings.port) as listener:
+    with ExitStack() as stack:
+        listener = stack.enter_context(bind(settings.host, port=settings.port))
+        metrics_listener = None
+        if settings.metrics_port is not None:
+            host = settings.metrics_host or settings.host
+            metrics_listener = stack.enter_context(bind(host, port=settings.metrics_port))
         logger.info("Loading %s", settings.model or "the embedded model")
         with loading():
             from server.lifecycle import load_pipeline, serve
 
             pipeline = load_pipeline(settings)
-        return serve(pipeline, settings, listener=listener)
+        return serve(pipeline, settings, listener=listener, metrics_listener=metrics_listener)

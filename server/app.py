@@ -10,17 +10,24 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
+from janus_core.errors import ParameterError
 from janus_core.pipeline import Pipeline
+from server.access import Access
 from server.context import Context
 from server.dispatch import Dispatcher
 from server.errors import install_handlers
 from server.fetch import Fetcher
 from server.fetch_policy import FetchPolicy, parse_domains, parse_networks
+from server.keys import Keyring, parse_list, read_file
 from server.live_drawings import LiveDrawings
 from server.metrics import Metrics
 from server.middleware import BodyLimit, RequestContext
 from server.offload import Offload
+from server.origins import ANY, EXPOSED_HEADERS, parse_hosts, parse_origins
+from server.principal import Limits
+from server.rate_limits import RateLimits
 from server.results import ResultStore
 from server.routes import (
     ask,
@@ -59,46 +66,22 @@ def create_app(pipeline: Pipeline, settings: Settings) -> FastAPI:
     """The application for `pipeline`, whose engine must not have been started."""
     version = _version()
     metrics = Metrics(model_name=pipeline.name, stats=pipeline.engine.stats)
+    limits = RateLimits()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         """Run the engine while the app runs."""
-        offload = Offload(
-            num_threads=settings.media_threads, max_pending=pipeline.settings.max_waiting
-        )
-        # One thread: the autoencoder takes one picture at a time.
-        autoencoder = Offload(num_threads=1, max_pending=pipeline.settings.max_waiting)
-        fetcher = Fetcher(
-            _fetch_policy(settings),
-            max_bytes=settings.max_image_bytes,
-            timeout_s=settings.media_url_timeout_s,
-            max_pending=pipeline.settings.max_waiting,
-            observe=lambda outcome, s: metrics.observe("image_fetch_seconds", s, outcome),
-        )
-        dispatcher = Dispatcher(pipeline, metrics=metrics, max_step_s=settings.max_step_s)
-        context = Context(
-            settings=settings,
-            pipeline=pipeline,
-            dispatcher=dispatcher,
-            metrics=metrics,
-            offload=offload,
-            autoencoder=autoencoder,
-            drawings=LiveDrawings(),
-            results=ResultStore(max_bytes=settings.result_store_bytes, ttl_s=settings.result_ttl_s),
-            fetcher=fetcher,
-            version=version,
-            created=int(time.time()),
-        )
+        context = _new_context(pipeline, settings, metrics=metrics, limits=limits, version=version)
         metrics.describe(context.description())
         app.state.context = context
-        dispatcher.start()
+        context.dispatcher.start()
         try:
             yield
         finally:
-            offload.close()
-            autoencoder.close()
-            await fetcher.close()
-            await dispatcher.stop()
+            context.offload.close()
+            context.autoencoder.close()
+            await context.fetcher.close()
+            await context.dispatcher.stop()
 
     app = FastAPI(
         title="Janus Serve",
@@ -108,11 +91,95 @@ def create_app(pipeline: Pipeline, settings: Settings) -> FastAPI:
     )
     for module in ROUTES:
         app.include_router(module.router)
+    if settings.metrics_port is None:
+        app.include_router(health.metrics_router)
     install_handlers(app, on_rejection=metrics.rejected)
     # The last one added is the outermost: it sees the refusals of the others.
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    _guard(app, settings, limits=limits, metrics=metrics)
     app.add_middleware(RequestContext, observe=metrics.http)
     return app
+
+
+def _new_context(
+    pipeline: Pipeline, settings: Settings, *, metrics: Metrics, limits: RateLimits, version: str
+) -> Context:
+    """The parts of the server; on the event loop they will run on."""
+    offload = Offload(num_threads=settings.media_threads, max_pending=pipeline.settings.max_waiting)
+    # One thread: the autoencoder takes one picture at a time.
+    autoencoder = Offload(num_threads=1, max_pending=pipeline.settings.max_waiting)
+    fetcher = Fetcher(
+        _fetch_policy(settings),
+        max_bytes=settings.max_image_bytes,
+        timeout_s=settings.media_url_timeout_s,
+        max_pending=pipeline.settings.max_waiting,
+        observe=lambda outcome, s: metrics.observe("image_fetch_seconds", s, outcome),
+    )
+    dispatcher = Dispatcher(
+        pipeline, metrics=metrics, limits=limits, max_step_s=settings.max_step_s
+    )
+    return Context(
+        settings=settings,
+        pipeline=pipeline,
+        dispatcher=dispatcher,
+        metrics=metrics,
+        offload=offload,
+        autoencoder=autoencoder,
+        drawings=LiveDrawings(),
+        results=ResultStore(max_bytes=settings.result_store_bytes, ttl_s=settings.result_ttl_s),
+        fetcher=fetcher,
+        version=version,
+        created=int(time.time()),
+    )
+
+
+def _guard(app: FastAPI, settings: Settings, *, limits: RateLimits, metrics: Metrics) -> None:
+    """Put keys, limits and origins in front of `app`. Raises ParameterError."""
+    keyring = _keyring(settings)
+    hosts = settings.allowed_hosts
+    app.add_middleware(
+        Access,
+        keyring=keyring,
+        limits=limits,
+        on_rejection=metrics.rejected,
+        hosts=None if hosts is None else parse_hosts(hosts),
+        open_metrics=settings.open_metrics,
+    )
+    if settings.allowed_origins is None:
+        return
+    origins = parse_origins(settings.allowed_origins)
+    if ANY in origins and keyring.is_open:
+        raise ParameterError(
+            "allowed_origins * without keys would let every page of the web use this server.",
+            param="allowed_origins",
+        )
+    # Outside of the keys: a browser asks whether it may, before it sends one.
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=origins,
+        allow_methods=("GET", "POST"),
+        allow_headers=(ANY,),
+        expose_headers=EXPOSED_HEADERS,
+    )
+
+
+def _keyring(settings: Settings) -> Keyring:
+    """The keys of all sources. Raises ParameterError for a file that cannot be used."""
+    entries = []
+    if settings.api_keys is not None:
+        entries += parse_list(settings.api_keys.get_secret_value(), param="api_keys")
+    if settings.api_keys_file is not None:
+        entries += read_file(settings.api_keys_file)
+    admin_key = settings.admin_key
+    return Keyring(
+        entries,
+        admin_key=None if admin_key is None else admin_key.get_secret_value(),
+        limits=Limits(
+            settings.requests_per_minute,
+            settings.tokens_per_minute,
+            settings.concurrent_requests,
+        ),
+    )
 
 
 def _fetch_policy(settings: Settings) -> FetchPolicy:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from janus_core.engine.events import (
     Event,
@@ -24,11 +25,12 @@ from janus_core.engine.events import (
     TextDelta,
 )
 from janus_core.engine.forecast import Estimate
-from janus_core.engine.request import Request, TextRequest
+from janus_core.engine.request import ImageRequest, Request, TextRequest
 from janus_core.engine.service import EngineService
 from janus_core.errors import EngineDeadError, JanusError, ParameterError, StepError
 from janus_core.pipeline import Pipeline
 from server.metrics import Metrics
+from server.rate_limits import RateLimits
 from server.record import RequestRecord, Task
 
 logger = logging.getLogger(__name__)
@@ -48,8 +50,12 @@ class Dispatcher:
     Made on the event loop that waits.
     """
 
-    def __init__(self, pipeline: Pipeline, *, metrics: Metrics, max_step_s: float) -> None:
+    def __init__(
+        self, pipeline: Pipeline, *, metrics: Metrics, limits: RateLimits, max_step_s: float
+    ) -> None:
         self.metrics = metrics
+        self._limits = limits
+        self._num_codes = pipeline.config.vq.num_codes
         self._loop = asyncio.get_running_loop()
         self._handles: dict[str, RequestHandle] = {}
         self._idle = asyncio.Event()
@@ -110,7 +116,11 @@ class Dispatcher:
         return self.service.estimate(requests[0], num_images=len(requests))
 
     def submit(self, requests: Sequence[Request], *, record: RequestRecord) -> "RequestHandle":
-        """Submit all of `requests` or, if one is refused, none: the error is raised here."""
+        """Submit all of `requests` or, if one is refused, none: the error is raised here.
+
+        They are made the sender's here, the one way that all work takes: who could forget the
+        tenant would let caches tell one client what another has asked.
+        """
         if len(requests) > self._max_waiting:
             # Not a matter of load: so many never find room in the queue.
             raise ParameterError(
@@ -118,8 +128,12 @@ class Dispatcher:
                 "server.",
                 param="n",
             )
+        tenant = record.principal.tenant
+        requests = [replace(request, tenant=tenant) for request in requests]
+        costs = {request.id: _most_tokens(request, self._num_codes) for request in requests}
+        self._limits.reserve(record.principal, costs)
         handle = RequestHandle(self, requests, record=record)
-        for request in requests:
+        for index, request in enumerate(requests):
             self._handles[request.id] = handle
             self._idle.clear()
             try:
@@ -127,6 +141,9 @@ class Dispatcher:
             except JanusError:
                 self._forget(request.id)
                 handle.close()
+                # What was submitted before is cancelled, and settles itself when it has ended.
+                for left in requests[index:]:
+                    self._limits.settle(record.principal, left.id, used=0)
                 raise
         return handle
 
@@ -148,6 +165,9 @@ class Dispatcher:
                 logger.error("Event of an unknown request: %s", type(event).__name__)
                 continue
             self._observe(event, handle)
+            if isinstance(event, Finished | Failed):
+                principal, used = handle.record.principal, _used_tokens(event)
+                self._limits.settle(principal, event.request_id, used=used)
             handle.put(event)
 
     async def _watch_steps(self) -> None:
@@ -184,6 +204,22 @@ class Dispatcher:
             handle.record.add(event)
         elif isinstance(event, Failed):
             metrics.count("request_failure", task)
+
+
+def _most_tokens(request: Request, num_codes: int) -> int:
+    """The most that can be computed for a request: what its usage will say at most."""
+    if isinstance(request, ImageRequest):
+        num_output = request.forced_codes.count(None) if request.forced_codes else num_codes
+    else:
+        num_output = request.max_tokens
+    return len(request.token_ids) + num_output
+
+
+def _used_tokens(event: Finished | Failed) -> int:
+    """What a request has cost; one that failed costs nothing."""
+    if isinstance(event, Failed):
+        return 0
+    return event.usage.prompt_tokens + event.usage.output_tokens
 
 
 class RequestHandle:

@@ -9,7 +9,7 @@ import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -21,6 +21,7 @@ from janus_core.errors import (
     EngineDeadError,
     JanusError,
     QueueFullError,
+    RateLimitError,
     RequestError,
     StepError,
 )
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 INVALID_REQUEST = "invalid_request_error"
 NOT_FOUND = "not_found_error"
+PERMISSION = "permission_error"
 RATE_LIMIT = "rate_limit_error"
 SERVER_ERROR = "server_error"
 UNAVAILABLE = "service_unavailable"
@@ -47,6 +49,7 @@ class ErrorReply:
     code: str | None = None
     retry_after_s: float | None = None
     should_retry: bool | None = None
+    extra_headers: Mapping[str, str] = field(default_factory=dict)
 
     def object(self) -> dict[str, dict[str, str | None]]:
         """OpenAI's error object."""
@@ -64,8 +67,9 @@ class ErrorReply:
         return json.dumps(self.object(), ensure_ascii=True)
 
     def headers(self) -> dict[str, str]:
-        """`retry-after` in whole seconds, and the hint OpenAI's clients obey first."""
-        headers: dict[str, str] = {}
+        """`retry-after` in whole seconds, the hint OpenAI's clients obey first, and what else the
+        status asks for."""
+        headers = dict(self.extra_headers)
         if self.retry_after_s is not None:
             headers["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
         if self.should_retry is not None:
@@ -95,6 +99,7 @@ class _Row:
 _BY_CLASS: Mapping[type, _Row] = {
     RequestError: _Row(400, INVALID_REQUEST),
     QueueFullError: _Row(429, RATE_LIMIT, "queue_full"),
+    RateLimitError: _Row(429, RATE_LIMIT, "rate_limit_exceeded"),
     DrainingError: _Row(503, UNAVAILABLE, "draining"),
     CapacityError: _Row(503, UNAVAILABLE, "server_is_overloaded"),
     # The same prompt would fail the same way: a retry only costs everybody steps.

@@ -15,7 +15,9 @@ from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from server.context import context_of
 from server.middleware import CLIENT_GONE
+from server.origins import ANY, parse_origins
 
 MAX_VALUES = 2**17
 """Values of a body: a long string is copied at once, but every value becomes an object, and no
@@ -82,7 +84,10 @@ async def unless_client_leaves(request: Request, answer: Coroutine[Any, Any, Res
 def refuse_other_sites(request: Request) -> None:
     """Refuse what a page of another site sent, where nothing else keeps it from being sent: such
     a page can post a form, or nothing, without being asked. Raises HTTPException 403."""
-    if request.headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+    if request.headers.get("sec-fetch-site") not in ("cross-site", "same-site"):
+        return
+    allowed = context_of(request).settings.allowed_origins
+    if allowed is None or not {ANY, request.headers.get("origin")} & set(parse_origins(allowed)):
         raise HTTPException(403, "Pages of other sites may not use this server.")
 
 

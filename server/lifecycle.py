@@ -23,6 +23,7 @@ from server.app import create_app
 from server.context import Context
 from server.h11_envelope import H11WithEnvelope
 from server.listener import url_of
+from server.metrics_port import MetricsServer
 from server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -33,9 +34,16 @@ FLUSH_S = 10
 BACKLOG = 2048
 
 
-def serve(pipeline: Pipeline, settings: Settings, *, listener: socket.socket) -> int:
+def serve(
+    pipeline: Pipeline,
+    settings: Settings,
+    *,
+    listener: socket.socket,
+    metrics_listener: socket.socket | None = None,
+) -> int:
     """Serve until a signal, then drain; return the exit code."""
-    server = DrainingServer(create_app(pipeline, settings), settings=settings)
+    app = create_app(pipeline, settings)
+    server = DrainingServer(app, settings=settings, metrics_listener=metrics_listener)
     _announce_model(pipeline)
     server.run(sockets=[listener])
     return 0 if server.started else 1
@@ -82,7 +90,13 @@ def load_pipeline(settings: Settings) -> Pipeline:
 class DrainingServer(uvicorn.Server):
     """uvicorn, with a drain between the first signal and its own shutdown."""
 
-    def __init__(self, app: FastAPI, *, settings: Settings) -> None:
+    def __init__(
+        self,
+        app: FastAPI,
+        *,
+        settings: Settings,
+        metrics_listener: socket.socket | None = None,
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 app,
@@ -99,6 +113,8 @@ class DrainingServer(uvicorn.Server):
             )
         )
         self._app = app
+        self._metrics_listener = metrics_listener
+        self._metrics_server: MetricsServer | None = None
         self._grace_s = settings.grace_s
         self._drain: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -112,6 +128,11 @@ class DrainingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's, then print the address: whoever reads it may connect."""
         await super().startup(sockets)
+        if self.started and self._metrics_listener is not None:
+            context: Context = self._app.state.context
+            self._metrics_server = MetricsServer(context, self._metrics_listener)
+            self._metrics_server.start()
+            logger.info("Metrics on %s/metrics", url_of(self._metrics_listener))
         if self.started:
             for listener in sockets or []:
                 logger.info("Listening on %s", url_of(listener))
@@ -123,6 +144,8 @@ class DrainingServer(uvicorn.Server):
         if self.force_exit:
             context: Context = self._app.state.context
             await context.dispatcher.stop()
+        if self._metrics_server is not None:
+            await self._metrics_server.stop()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal begins the drain, the next one ends the process after the step at hand.

@@ -1,7 +1,8 @@
 """The drawings that run for clients who ask how far they are, from outside of their request.
 
 Owns what has been seen of each drawing so far; knows no endpoint and no pixels' format. Used on the
-event loop only. Invariant: a drawing is listed exactly as long as somebody waits for it.
+event loop only. Invariants: a drawing is listed exactly as long as somebody waits for it, and
+nobody sees or ends those of another tenant.
 """
 
 from collections.abc import Iterator
@@ -14,12 +15,14 @@ from server.dispatch import RequestHandle
 
 @dataclass(slots=True)
 class LiveDrawing:
-    """The pictures of one HTTP request on their way. `shown` is the newest half-drawn one."""
+    """The pictures of one HTTP request on their way, for `tenant`. `shown` is the newest half-drawn
+    one."""
 
     handle: RequestHandle
     num_pictures: int
     num_codes: int
     task_id: str
+    tenant: str
     num_drawn: dict[int, int] = field(default_factory=dict)
     shown: Pixels | None = None
     previews: dict[int, Pixels] = field(default_factory=dict)
@@ -63,16 +66,11 @@ class LiveDrawings:
         finally:
             self._drawings.remove(drawing)
 
-    @property
-    def num_live(self) -> int:
-        """How many there are."""
-        return len(self._drawings)
+    def of(self, tenant: str) -> list[LiveDrawing]:
+        """Those of one tenant."""
+        return [drawing for drawing in self._drawings if drawing.tenant == tenant]
 
-    def oldest(self) -> LiveDrawing | None:
-        """The first to come of those that run."""
-        return self._drawings[0] if self._drawings else None
-
-    def interrupt(self) -> None:
-        """End all; whoever waits gets what is there."""
-        for drawing in self._drawings:
+    def interrupt(self, tenant: str) -> None:
+        """End all of a tenant; whoever waits gets what is there."""
+        for drawing in self.of(tenant):
             drawing.handle.interrupt()

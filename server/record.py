@@ -4,12 +4,14 @@ Owns the record; knows neither ASGI nor metrics. Invariant: it holds counts, nam
 never a prompt, an answer or a picture.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from starlette.requests import Request
 
 from janus_core.engine.events import Finished
+from server.principal import ANONYMOUS, Principal
 
 Task = Literal["chat", "image"]
 
@@ -19,9 +21,10 @@ _KEY = "janus.record"
 
 @dataclass(slots=True)
 class RequestRecord:
-    """Filled by the middleware (id), the routes (task, counts) and the handle (timings)."""
+    """Filled by the middleware (id, principal), the routes (task, counts), the handle (timings)."""
 
     request_id: str
+    principal: Principal = ANONYMOUS
     task: Task | None = None
     num_choices: int = 0
     prompt_tokens: int = 0
@@ -39,10 +42,13 @@ class RequestRecord:
         self.reasons.append(event.reason)
 
     def fields(self) -> dict[str, object]:
-        """The access line's part about the work done; empty if the engine was not asked."""
+        """The access line's part about who asked, if that has a name, and the work done, if the
+        engine was asked."""
+        who = {} if self.principal.name == ANONYMOUS.name else {"key": self.principal.name}
         if self.task is None:
-            return {}
+            return {**who}
         return {
+            **who,
             "task": self.task,
             "n": self.num_choices,
             "prompt_tokens": self.prompt_tokens,
@@ -60,6 +66,11 @@ def attach_record(scope_values: dict[str, object], record: RequestRecord) -> Non
 
 def record_of(request: Request) -> RequestRecord:
     """The record of the HTTP request being answered."""
-    record = request.scope[_KEY]
+    return record_in(request.scope)
+
+
+def record_in(scope: Mapping[str, object]) -> RequestRecord:
+    """The record of an ASGI scope."""
+    record = scope[_KEY]
     assert isinstance(record, RequestRecord)
     return record

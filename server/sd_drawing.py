@@ -129,7 +129,13 @@ async def draw(
     num_codes = context.pipeline.config.vq.num_codes
     handle = context.dispatcher.submit(requests, record=record)
     context.metrics.observe("request_params_n", len(requests), "image")
-    drawing = LiveDrawing(handle, len(requests), num_codes, body.force_task_id or "")
+    drawing = LiveDrawing(
+        handle,
+        len(requests),
+        num_codes,
+        task_id=body.force_task_id or "",
+        tenant=record.principal.tenant,
+    )
     with closing(handle), context.drawings.listed(drawing):
         await drawing.run()
     pictures = drawing.pictures()

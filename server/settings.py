@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -24,8 +24,12 @@ from pydantic_settings import (
 from janus_core.errors import ParameterError
 from janus_core.threads import parse_threads
 from server.fetch_policy import parse_domains, parse_networks
+from server.keys import check_key, parse_list
+from server.origins import parse_hosts, parse_origins
 
 ENV_PREFIX = "JANUS_"
+
+SECRETS = frozenset({"api_keys", "admin_key"})
 
 MIB = 2**20
 
@@ -41,6 +45,30 @@ def _domains(text: str) -> str:
 def _networks(text: str) -> str:
     parse_networks(text)
     return text
+
+
+def _origins(text: str) -> str:
+    parse_origins(text)
+    return text
+
+
+def _hosts(text: str) -> str:
+    parse_hosts(text)
+    return text
+
+
+def _keys(secret: SecretStr) -> SecretStr:
+    parse_list(secret.get_secret_value(), param="api_keys")
+    return secret
+
+
+def _key(secret: SecretStr) -> SecretStr:
+    check_key(secret.get_secret_value(), param="admin_key", what="The admin_key")
+    return secret
+
+
+SecretKeys = Annotated[SecretStr, AfterValidator(_keys)]
+SecretKey = Annotated[SecretStr, AfterValidator(_key)]
 
 
 class Settings(BaseSettings):
@@ -101,6 +129,50 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65_535, description="Port to listen on; 0 picks a free one.")
     grace_s: Seconds = Field(30.0, description="How long running work may go on after SIGTERM.")
+    api_keys: SecretKeys | None = Field(
+        None,
+        description="API keys, separated by commas: key, or name:key. Better set in the "
+        "environment than as a flag, which every user of the machine can read.",
+    )
+    api_keys_file: Path | None = Field(
+        None,
+        description="File with more of them, one in a line, which may have limits of its own "
+        "behind it: name:key requests_per_minute=60.",
+    )
+    admin_key: SecretKey | None = Field(
+        None, description="Key for /admin/*, which does not exist without one."
+    )
+    open_metrics: bool = Field(False, description="Answer /metrics without a key.")
+    allowed_origins: Annotated[str, AfterValidator(_origins)] | None = Field(
+        None,
+        description="Pages of other sites that may use the server from a browser, as origins such "
+        "as https://example.com, separated by commas; * is any, which needs keys. Default: none.",
+    )
+    allowed_hosts: Annotated[str, AfterValidator(_hosts)] | None = Field(
+        None,
+        description="Names in Host that the server answers to, separated by commas; *.example.com "
+        "is all below example.com. Probes are answered anyway. Default: any.",
+    )
+    metrics_port: Annotated[int, Field(ge=0, le=65_535)] | None = Field(
+        None,
+        description="Port of their own for /metrics and the probes, without keys; /metrics is then "
+        "nowhere else. 0 picks a free one.",
+    )
+    metrics_host: Annotated[str, Field(min_length=1)] | None = Field(
+        None, description="Address of metrics_port. Default: as host."
+    )
+    requests_per_minute: Positive | None = Field(
+        None, description="Requests a key may make in a minute, and at once. Default: any number."
+    )
+    tokens_per_minute: Positive | None = Field(
+        None,
+        description="Tokens of prompts and answers, and codes of pictures, that a key may use in "
+        "a minute, and at once. Default: any number.",
+    )
+    concurrent_requests: Positive | None = Field(
+        None, description="Requests of one key answered at the same time. Default: any number."
+    )
+
     keep_alive_s: Annotated[int, Field(ge=1, le=3600)] = Field(
         30, description="How long an idle connection stays open."
     )
@@ -294,9 +366,12 @@ def _refuse_unknown(names: Iterable[str], *, source: str, prefix: str = "") -> N
 
 
 def _explained(error: ValidationError) -> ParameterError:
-    """The first problem as one sentence with the setting's name and its offending value."""
+    """The first problem as one sentence with the setting's name and, unless it is a secret, its
+    offending value."""
     problem = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in problem["loc"])
+    if name in SECRETS:
+        return ParameterError(f"The setting {name} is not valid: {problem['msg']}.", param=name)
     return ParameterError(
         f"The setting {name} is {problem['input']!r}: {problem['msg']}.", param=name or None
     )

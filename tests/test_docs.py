@@ -17,6 +17,7 @@ from pydantic_core import PydanticUndefined
 from server import metrics
 from server.app import ROUTES
 from server.cli import app
+from server.routes import health
 from server.schemas.ask import AskRequest
 from server.schemas.chat import ChatRequest
 from server.schemas.codes import DecodeRequest, EncodeRequest
@@ -129,6 +130,7 @@ def _openapi() -> dict:
     app = FastAPI()
     for module in ROUTES:
         app.include_router(module.router)
+    app.include_router(health.metrics_router)
     return app.openapi()
 
 

@@ -11,6 +11,8 @@ from server.context import Context, context_of
 from server.schemas.models import Health, Version
 
 router = APIRouter(tags=["operations"])
+metrics_router = APIRouter(tags=["operations"])
+"""Apart, because it may have a port of its own."""
 
 
 @router.get("/livez")
@@ -40,7 +42,7 @@ async def version(request: Request) -> Version:
     return Version(model=context.model_name, **context.description())
 
 
-@router.get("/metrics", response_class=Response)
+@metrics_router.get("/metrics", response_class=Response)
 async def metrics(request: Request) -> Response:
     """Prometheus' text format."""
     return Response(context_of(request).metrics.render(), media_type=CONTENT_TYPE_LATEST)

@@ -1,7 +1,8 @@
 """`/sdapi/v1`: drawing, progress and questions in the words of AUTOMATIC1111's web UI.
 
 Owns the part of that API which does something; knows neither codes nor prompts. Invariant: what one
-client's `interrupt` ends is only what was asked for by this API, as its users expect.
+client's `interrupt` ends is only what was asked for by this API and with the same key, as its users
+expect.
 """
 
 import io
@@ -18,6 +19,7 @@ from server.image_reply import native_size_header
 from server.json_route import JsonRoute, unless_client_leaves
 from server.media import bytes_of_url
 from server.pictures import PictureFormat
+from server.principal import principal_of
 from server.record import record_of
 from server.schemas.common import ErrorBody
 from server.schemas.sdapi import (
@@ -63,9 +65,9 @@ async def image_to_image(body: ImageToImage, request: Request) -> Response:
 async def progress(request: Request, *, skip_current_image: bool = False) -> Progress:
     """How far the oldest running drawing of this API is, with the picture so far."""
     context = context_of(request)
-    drawing = context.drawings.oldest()
-    num_live = context.drawings.num_live
-    if drawing is None:
+    live = context.drawings.of(principal_of(request).tenant)
+    num_live = len(live)
+    if not live:
         return Progress(
             progress=0.0,
             eta_relative=0.0,
@@ -74,7 +76,7 @@ async def progress(request: Request, *, skip_current_image: bool = False) -> Pro
             textinfo=None,
             current_task=None,
         )
-    shown = None
+    drawing, shown = live[0], None
     if drawing.shown is not None and not skip_current_image:
         height, width = drawing.shown.shape[:2]
         style = PictureFormat(width, height, "png")
@@ -95,14 +97,14 @@ async def progress(request: Request, *, skip_current_image: bool = False) -> Pro
 @router.post("/interrupt")
 async def interrupt(request: Request) -> dict[str, object]:
     """End the running drawings of this API; their clients get what has been drawn."""
-    context_of(request).drawings.interrupt()
+    context_of(request).drawings.interrupt(principal_of(request).tenant)
     return {}
 
 
 @router.post("/skip")
 async def skip(request: Request) -> None:
     """As `interrupt`: nothing is drawn that could be skipped to."""
-    context_of(request).drawings.interrupt()
+    context_of(request).drawings.interrupt(principal_of(request).tenant)
 
 
 @router.post("/interrogate", response_model=Caption, responses=ERRORS)

@@ -16,6 +16,7 @@ from janus_core.errors import (
     ParameterError,
     PromptError,
     QueueFullError,
+    RateLimitError,
     RequestError,
     StepError,
 )
@@ -30,7 +31,7 @@ def test_every_class_has_an_answer_with_all_four_keys(cls: type[JanusError]):
     reply = reply_for(error)
     body = json.loads(reply.response().body)["error"]
     assert body.keys() == {"message", "type", "param", "code"}
-    assert (reply.status < 500) == issubclass(cls, RequestError | QueueFullError)
+    assert (reply.status < 500) == issubclass(cls, RequestError | QueueFullError | RateLimitError)
     assert reply.headers().get("retry-after") == ("3" if issubclass(cls, CapacityError) else None)
 
 
