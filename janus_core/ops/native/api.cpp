@@ -24,7 +24,7 @@ namespace {
 
 // From the best to the one that always works, then null.
 struct Available {
-    const Kernels* list[4] = {};
+    const Kernels* list[5] = {};
 
     Available() {
         int count = 0;
@@ -34,8 +34,10 @@ struct Available {
         const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
         if (has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-            __builtin_cpu_supports("avx512vnni"))
+            __builtin_cpu_supports("avx512vnni")) {
+            if (const Kernels* kernels = amx_kernels()) list[count++] = kernels;
             list[count++] = &avx512_kernels();
+        }
         if (has_avx2) list[count++] = &avx2_kernels();
 #endif
         list[count] = &scalar_kernels();

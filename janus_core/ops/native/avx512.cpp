@@ -1,4 +1,5 @@
-// The kernels for AVX-512 with VNNI (Ice Lake, Zen 4 and later).
+// The kernels for AVX-512 with VNNI (Ice Lake, Zen 4 and later), and with AMX for int8 (Sapphire
+// Rapids and later).
 #include "kernels.h"
 
 #include <algorithm>
@@ -7,7 +8,10 @@
 #include <type_traits>
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")
 
 namespace janus {
@@ -61,6 +65,12 @@ inline void quantize_vector(V v, int8_t* out) {
 
 #include "body.inl"
 
+// The first GCC and the first clang that know these instructions.
+#if defined(__linux__) && (__GNUC__ >= 11 || __clang_major__ >= 12)
+#define JANUS_HAS_TILES 1
+#include "amx.inl"
+#endif
+
 }  // namespace
 }  // namespace avx512
 
@@ -69,6 +79,25 @@ const Kernels& avx512_kernels() {
     static const Kernels kernels{"avx512",   product, quantize,   norm,
                                  silu_mul, rotate,  write_half, attend};
     return kernels;
+}
+
+const Kernels* amx_kernels() {
+#if defined(JANUS_HAS_TILES)
+    // A process asks Linux for the registers of tiles, once (Documentation/arch/x86/xstate.rst).
+    constexpr long REQUEST = 0x1023, TILE_DATA = 18;
+    unsigned a, b, c, d = 0;
+    const bool has_tiles = __get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 24 & 1) && (d >> 25 & 1);
+    static const bool is_granted = has_tiles && !syscall(SYS_arch_prctl, REQUEST, TILE_DATA);
+    static const Kernels kernels = [] {
+        Kernels changed = avx512_kernels();
+        changed.name = "amx";
+        changed.product = avx512::tile_product;
+        return changed;
+    }();
+    return is_granted ? &kernels : nullptr;
+#else
+    return nullptr;
+#endif
 }
 
 }  // namespace janus

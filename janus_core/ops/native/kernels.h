@@ -82,5 +82,7 @@ struct Kernels {
 const Kernels& scalar_kernels();
 const Kernels& avx2_kernels();
 const Kernels& avx512_kernels();
+// Null where the processor or the system has no tiles; for processors with AVX-512.
+const Kernels* amx_kernels();
 
 }  // namespace janus
