@@ -1,5 +1,5 @@
 # make serve    start the server (embedded weights unless JANUS_MODEL or ARGS say otherwise)
-# make test     lint, types and tests; .ci/run runs it, and then make test-clients
+# make test     lint, types and tests; .ci/run runs it, then test-clients and test-hardening
 # Every target creates .venv when it is missing and installs pinned versions into it, once.
 
 PYTHON ?= python3.11
@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 CLIENTS := $(patsubst %,build/clients/%/.installed,current older $(if $(shell command -v npm),node))
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint types format unit test-slow test-clients test-gpu test-kernels gpu-check bench bench-large pictures clean
+.PHONY: help serve test lint types format unit test-slow test-hardening test-clients test-gpu test-kernels gpu-check bench bench-large pictures clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -45,7 +45,10 @@ types: $(VENV)/.installed-dev ## mypy --strict on both packages
 	$(BIN)/mypy
 
 unit: $(VENV)/.installed-dev ## Tests that need no GPU and little time; ARGS="tests/core -k slots"
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --ignore tests/hardening $(ARGS)
+
+test-hardening: $(VENV)/.installed-dev ## Attacks and faults against a running server; and the same against a naive demo
+	$(BIN)/python -m pytest tests/hardening $(ARGS)
 
 test-slow: $(VENV)/.installed-dev ## The tests that take longer
 	$(BIN)/python -m pytest -m 'slow and not gpu' $(ARGS)

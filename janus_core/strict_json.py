@@ -90,7 +90,7 @@ def read_object(path: Path) -> Section:
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not valid JSON: {error}.") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} must hold a JSON object.")

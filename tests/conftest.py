@@ -16,6 +16,16 @@ settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    # Here, because only the uppermost conftest is read before the command line.
+    parser.addoption(
+        "--target",
+        choices=("janus", "naive"),
+        default="janus",
+        help="what tests/hardening attacks: the server, or a naive demo that must fail",
+    )
+
+
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random model: 2 layers, 16 image tokens, 16 codes, pictures of 16 x 16 pixels."""

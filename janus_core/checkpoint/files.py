@@ -7,10 +7,10 @@ file is a `CheckpointError` that names it.
 
 import json
 import math
-import pickle
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -94,7 +94,7 @@ def _indexed_files(index: Path) -> tuple[Path, ...]:
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         names = sorted(set(weight_map.values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(index, error) from error
     # A shard is a file beside its index; anything else would read outside the checkpoint.
     if not all(isinstance(name, str) and Path(name).name == name for name in names):
@@ -110,7 +110,7 @@ def _indexed_files(index: Path) -> tuple[Path, ...]:
 
 def _load_bin(file: Path) -> dict[str, torch.Tensor]:
     """Tensors backed by the file itself (mmap); files older than torch 1.6 are read into memory."""
-    failures = (RuntimeError, ValueError, OSError, EOFError, pickle.UnpicklingError)
+    failures = (RuntimeError, ValueError, OSError, EOFError, UnpicklingError)
     try:
         try:
             state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)

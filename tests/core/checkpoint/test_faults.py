@@ -123,6 +123,13 @@ def test_a_bin_file_cannot_run_code(checkpoint: Path, tmp_path: Path) -> None:
     assert not target.exists()
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
+def test_bottomless_json_is_refused(checkpoint: Path, name: str) -> None:
+    (checkpoint / "model.safetensors").rename(checkpoint / "model-00001-of-00001.safetensors")
+    (checkpoint / name).write_text('{"a":' * 100_000)
+    assert name in _refusal(checkpoint)
+
+
 def test_a_missing_shard_is_named(checkpoint: Path, tmp_path: Path) -> None:
     original = save_original(checkpoint, tmp_path / "original", num_shards=3)
     (original / "model-00002-of-00003.safetensors").unlink()
