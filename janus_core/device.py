@@ -182,6 +182,20 @@ def free_bytes(device: torch.device) -> int:
     return available if limit is None else max(0, min(available, limit - used))
 
 
+def memory_bytes(device: torch.device) -> dict[str, int]:
+    """Memory of a CUDA device by kind: what tensors hold (allocated), what this process has taken
+    for them (reserved), and what is free and there in all. Empty for a CPU."""
+    if device.type != "cuda":
+        return {}
+    free, total = torch.cuda.mem_get_info(device)
+    return {
+        "allocated": torch.cuda.memory_allocated(device),
+        "reserved": torch.cuda.memory_reserved(device),
+        "free": free,
+        "total": total,
+    }
+
+
 def _meminfo_available() -> int:
     """What Linux could hand out without swapping; half of all memory where it does not say."""
     try:

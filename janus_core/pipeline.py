@@ -15,7 +15,7 @@ from PIL import Image
 from janus_core.checkpoint import load_model, resolve_checkpoint
 from janus_core.codec import PictureCodec
 from janus_core.config import ModelConfig, read_config
-from janus_core.device import Placement, fit, place, use_threads, with_formats
+from janus_core.device import Placement, fit, memory_bytes, place, use_threads, with_formats
 from janus_core.engine.engine import Engine
 from janus_core.engine.events import Event, Failed, Finished
 from janus_core.engine.request import (
@@ -163,6 +163,10 @@ class Pipeline:
         """The attention function in use; `triton+sdpa` where graphs have Triton's, and prompts too
         long for a graph have torch's."""
         return self.engine.attention_backend
+
+    def device_memory(self) -> dict[str, int]:
+        """Bytes of the device by kind; empty for a CPU."""
+        return memory_bytes(self.placement.device)
 
     @property
     def max_context(self) -> int:

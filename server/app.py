@@ -4,12 +4,14 @@ Owns the assembly and its order; knows no endpoint. Invariant: one app has one e
 exactly as long as the app's lifespan, and nothing here is global.
 """
 
+import asyncio
 import importlib.metadata
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from opentelemetry.trace import TracerProvider
 from starlette.middleware.cors import CORSMiddleware
 
 from janus_core.errors import ParameterError
@@ -43,6 +45,7 @@ from server.routes import (
     sdapi_lists,
 )
 from server.settings import Settings
+from server.tracing import Tracing
 
 DISTRIBUTION = "janus-serve"
 
@@ -62,17 +65,25 @@ ROUTES = (
 """In the order of the documentation."""
 
 
-def create_app(pipeline: Pipeline, settings: Settings) -> FastAPI:
-    """The application for `pipeline`, whose engine must not have been started."""
+def create_app(
+    pipeline: Pipeline, settings: Settings, *, tracer_provider: TracerProvider | None = None
+) -> FastAPI:
+    """The application for `pipeline`, whose engine must not have been started.
+
+    Traces go to `tracer_provider`; without one, to where the settings say, if they say so.
+    """
     version = _version()
-    metrics = Metrics(model_name=pipeline.name, stats=pipeline.engine.stats)
+    tracing = Tracing(settings.traces_endpoint, provider=tracer_provider)
+    metrics = _new_metrics(pipeline, settings)
     limits = RateLimits()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         """Run the engine while the app runs."""
-        context = _new_context(pipeline, settings, metrics=metrics, limits=limits, version=version)
-        metrics.describe(context.description())
+        context = _new_context(
+            pipeline, settings, metrics=metrics, limits=limits, tracing=tracing, version=version
+        )
+        metrics.describe({"build_info": context.description(), "model_info": _model_info(pipeline)})
         app.state.context = context
         context.dispatcher.start()
         try:
@@ -82,12 +93,14 @@ def create_app(pipeline: Pipeline, settings: Settings) -> FastAPI:
             context.autoencoder.close()
             await context.fetcher.close()
             await context.dispatcher.stop()
+            await tracing.close()
 
     app = FastAPI(
         title="Janus Serve",
         summary="An OpenAI-compatible server for DeepSeek Janus and Janus-Pro.",
         version=version,
         lifespan=lifespan,
+        telemetry=tracing.config(),
     )
     for module in ROUTES:
         app.include_router(module.router)
@@ -101,8 +114,33 @@ def create_app(pipeline: Pipeline, settings: Settings) -> FastAPI:
     return app
 
 
+def _new_metrics(pipeline: Pipeline, settings: Settings) -> Metrics:
+    return Metrics(
+        model_name=pipeline.name,
+        stats=pipeline.engine.stats,
+        device_memory=pipeline.device_memory,
+        num_tasks=lambda: len(asyncio.all_tasks()),
+        compat=settings.metrics_compat,
+    )
+
+
+def _model_info(pipeline: Pipeline) -> dict[str, str]:
+    vq = pipeline.config.vq
+    return {
+        "max_context": str(pipeline.max_context),
+        "image_size_px": str(vq.image_size),
+        "codes_per_image": str(vq.num_codes),
+    }
+
+
 def _new_context(
-    pipeline: Pipeline, settings: Settings, *, metrics: Metrics, limits: RateLimits, version: str
+    pipeline: Pipeline,
+    settings: Settings,
+    *,
+    metrics: Metrics,
+    limits: RateLimits,
+    tracing: Tracing,
+    version: str,
 ) -> Context:
     """The parts of the server; on the event loop they will run on."""
     offload = Offload(num_threads=settings.media_threads, max_pending=pipeline.settings.max_waiting)
@@ -116,7 +154,12 @@ def _new_context(
         observe=lambda outcome, s: metrics.observe("image_fetch_seconds", s, outcome),
     )
     dispatcher = Dispatcher(
-        pipeline, metrics=metrics, limits=limits, max_step_s=settings.max_step_s
+        pipeline,
+        metrics=metrics,
+        limits=limits,
+        max_step_s=settings.max_step_s,
+        tracer=tracing.tracer,
+        log_prompts=settings.log_prompts,
     )
     return Context(
         settings=settings,

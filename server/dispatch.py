@@ -14,6 +14,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
+from opentelemetry.trace import Tracer
+
 from janus_core.engine.events import (
     Event,
     Failed,
@@ -30,8 +32,10 @@ from janus_core.engine.service import EngineService
 from janus_core.errors import EngineDeadError, JanusError, ParameterError, StepError
 from janus_core.pipeline import Pipeline
 from server.metrics import Metrics
+from server.prompt_log import end_of_prompt
 from server.rate_limits import RateLimits
 from server.record import RequestRecord, Task
+from server.tracing import RequestTrace
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +55,19 @@ class Dispatcher:
     """
 
     def __init__(
-        self, pipeline: Pipeline, *, metrics: Metrics, limits: RateLimits, max_step_s: float
+        self,
+        pipeline: Pipeline,
+        *,
+        metrics: Metrics,
+        limits: RateLimits,
+        max_step_s: float,
+        tracer: Tracer,
+        log_prompts: bool,
     ) -> None:
         self.metrics = metrics
+        self.tracer = tracer
+        self._pipeline = pipeline
+        self._log_prompts = log_prompts
         self._limits = limits
         self._num_codes = pipeline.config.vq.num_codes
         self._loop = asyncio.get_running_loop()
@@ -132,7 +146,9 @@ class Dispatcher:
         requests = [replace(request, tenant=tenant) for request in requests]
         costs = {request.id: _most_tokens(request, self._num_codes) for request in requests}
         self._limits.reserve(record.principal, costs)
+        self._describe(requests, record)
         handle = RequestHandle(self, requests, record=record)
+        handle.trace.submitted(requests[0], num_requests=len(requests))
         for index, request in enumerate(requests):
             self._handles[request.id] = handle
             self._idle.clear()
@@ -146,6 +162,18 @@ class Dispatcher:
                     self._limits.settle(record.principal, left.id, used=0)
                 raise
         return handle
+
+    def allowance(self, request: Request) -> int:
+        """Most tokens or codes that a request can get."""
+        return request.max_tokens if isinstance(request, TextRequest) else self._num_codes
+
+    def _describe(self, requests: Sequence[Request], record: RequestRecord) -> None:
+        """Note for the access line what is asked."""
+        first = requests[0]
+        record.model = self._pipeline.name
+        record.num_input_images = len(first.images) if isinstance(first, TextRequest) else 0
+        if self._log_prompts:
+            record.prompt = end_of_prompt(first, self._pipeline.tokenizer)
 
     def _sink(self, events: Sequence[Event]) -> None:
         """Called once per step by the engine's thread."""
@@ -201,9 +229,13 @@ class Dispatcher:
             metrics.observe("time_to_first_partial_image_seconds", waited_s)
         elif isinstance(event, Finished):
             metrics.finished(event, task=task)
+            if event.reason == "cancelled":
+                metrics.count("cancelled_steps_saved", task, amount=handle.num_left(event))
             handle.record.add(event)
+            handle.trace.finished(event)
         elif isinstance(event, Failed):
             metrics.count("request_failure", task)
+            handle.trace.failed(event)
 
 
 def _most_tokens(request: Request, num_codes: int) -> int:
@@ -232,7 +264,9 @@ class RequestHandle:
         self.task: Task = "chat" if isinstance(requests[0], TextRequest) else "image"
         self.submitted_at = time.perf_counter()
         self._service = dispatcher.service
+        self.trace = RequestTrace(dispatcher.tracer, model_name=record.model)
         self._index_of = {request.id: index for index, request in enumerate(requests)}
+        self._allowance = {request.id: dispatcher.allowance(request) for request in requests}
         self._open = set(self._index_of)
         self._closed = False
         self._interrupted = False
@@ -261,6 +295,10 @@ class RequestHandle:
                     raise StepError("The server cancelled the request.")
                 num_unfinished -= 1
             yield self._index_of[event.request_id], event
+
+    def num_left(self, event: Finished) -> int:
+        """Tokens or codes that a request might have had beyond those that it got."""
+        return max(0, self._allowance[event.request_id] - event.usage.output_tokens)
 
     def put(self, event: RequestEvent | Failed) -> None:
         """Take an event from the dispatcher; after `close` nobody is there to read it."""

@@ -5,6 +5,7 @@ whose answer can be a picture; knows neither codes nor an endpoint's reply. Inva
 generation would refuse is refused here in the same words, under the name of the client's field.
 """
 
+import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from janus_core.errors import ParameterError, RequestError
 from server.context import Context
 from server.conversation import Turn, last_user_text
 from server.image_request import build_image_requests, picture_format
+from server.picture_file import picture_file
 from server.pictures import PictureFormat, describe
 from server.schemas.images import MAX_PROMPT_CHARS, ImageGenerationRequest
 
@@ -36,7 +38,8 @@ class Drawing:
             style=self.style,
             num_codes=context.pipeline.config.vq.num_codes,
         )
-        return await context.offload.run(self.style.encode, pixels, metadata=metadata)
+        file = await picture_file(context, self.style, pixels, metadata=metadata)
+        return base64.b64encode(file).decode("ascii")
 
 
 async def prepare_drawing(

@@ -8,8 +8,9 @@ never repeats more of the client's input than a number.
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -19,6 +20,7 @@ from janus_core.errors import (
     CapacityError,
     DrainingError,
     EngineDeadError,
+    ImageInputError,
     JanusError,
     QueueFullError,
     RateLimitError,
@@ -150,17 +152,25 @@ def unsupported(param: str, message: str) -> RequestError:
     return RequestError(message, param=param, code="unsupported_value")
 
 
-def install_handlers(app: FastAPI, *, on_rejection: Callable[[str], None]) -> None:
+class OnRejection(Protocol):
+    """Is told why a request was refused."""
+
+    def __call__(self, reason: str, *, by_image: bool = False) -> None:
+        """`reason` is a code of ours."""
+
+
+def install_handlers(app: FastAPI, *, on_rejection: OnRejection) -> None:
     """Give every error that reaches `app` the envelope; the middleware catches the unexpected.
 
-    `on_rejection` is told the code of each request that was refused before the engine worked on it.
+    `on_rejection` is told the code of each request that was refused before the engine worked on it,
+    and whether an input image was the reason.
     """
 
     async def on_janus_error(_: Request, error: Exception) -> Response:
         assert isinstance(error, JanusError)
         reply = reply_for(error)
         if isinstance(error, RequestError | CapacityError):
-            on_rejection(reply.code or reply.type)
+            on_rejection(reply.code or reply.type, by_image=isinstance(error, ImageInputError))
         return reply.response()
 
     async def on_validation_error(_: Request, error: Exception) -> Response:

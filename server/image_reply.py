@@ -22,6 +22,7 @@ from janus_core.engine.forecast import Estimate
 from janus_core.engine.request import ImageRequest
 from server.context import Context
 from server.dispatch import RequestHandle
+from server.picture_file import picture_file
 from server.pictures import PictureFormat, describe
 from server.schemas.images import (
     CodeLogprobs,
@@ -177,7 +178,7 @@ class ImageReply:
             style=self._style,
             num_codes=self._context.pipeline.config.vq.num_codes,
         )
-        return await self._context.offload.run(self._style.file, pixels, metadata=metadata)
+        return await picture_file(self._context, self._style, pixels, metadata=metadata)
 
     def _keep(self, file: bytes) -> str:
         """The URL of a file, which it has from now on."""

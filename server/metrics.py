@@ -5,16 +5,26 @@ statistics, no HTTP route. Invariant: every label takes its values from a closed
 can grow the number of series.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from janus_core.engine.events import Finished, StepDone
 from janus_core.engine.stats import EngineStats
+from server.middleware import CLIENT_GONE
 from server.record import Task
+from server.vllm_metrics import VllmNames
 
 PREFIX = "janus:"
 
@@ -62,6 +72,12 @@ COUNTERS = {
     "request_failure": CounterSpec("Requests that ended with an error."),
     "requests_cancelled": CounterSpec("Requests whose client left."),
     "requests_rejected": CounterSpec("Requests refused before any work.", (*MODEL, "reason")),
+    "media_rejections": CounterSpec("Of these, because of an input image.", (*MODEL, "reason")),
+    "client_disconnects": CounterSpec("Answers cut short, because the client left.", MODEL),
+    "cancelled_tokens": CounterSpec("Tokens and codes sampled for clients that left."),
+    "cancelled_steps_saved": CounterSpec(
+        "Tokens and codes not sampled, because the client left; of text, as many as it allowed."
+    ),
     "prompt_tokens": CounterSpec("Prompt tokens of ended requests."),
     "prompt_tokens_cached": CounterSpec("Prompt tokens found in the prefix cache."),
     "generation_tokens": CounterSpec("Tokens and codes sampled."),
@@ -90,6 +106,7 @@ HISTOGRAMS = {
     ),
     "vision_encode_seconds": HistogramSpec("Vision tower per request.", PER_TOKEN_S, MODEL),
     "vq_decode_seconds": HistogramSpec("Codes to pixels.", PER_TOKEN_S, MODEL),
+    "image_encode_seconds": HistogramSpec("Pixels to a file.", PER_TOKEN_S, MODEL),
     "image_fetch_seconds": HistogramSpec(
         "Fetching an input image; outcome is ok, refused or failed.",
         REQUEST_S,
@@ -102,7 +119,10 @@ HISTOGRAMS = {
 ENGINE_GAUGES = {
     "num_requests_running": "Requests that have slots, or a picture to render.",
     "num_requests_waiting": "Requests in the queue.",
+    "num_requests_rendering": "Pictures among the running whose pixels are all that is missing.",
     "kv_cache_usage_perc": "Share of the KV pool in use; 1 is full.",
+    "kv_cache_cached_perc": "Share of the KV pool that holds prefixes nobody uses now.",
+    "vision_cache_bytes": "Encoded input images kept.",
     "image_queue_wait_seconds": "Estimated wait of a picture asked for now until it starts.",
     "image_eta_seconds": "Estimated time until a picture asked for now is done.",
 }
@@ -110,24 +130,50 @@ ENGINE_COUNTERS = {
     "num_preemptions": "Text requests set back for want of room.",
     "prefix_cache_queries": "Prompt tokens looked up in the prefix cache.",
     "prefix_cache_hits": "Prompt tokens found there.",
+    "uncond_prefix_hits": "Of these, in the unconditional prompts of pictures.",
+    "mm_cache_queries": "Input images looked up in the vision cache.",
+    "mm_cache_hits": "Input images found there.",
+    "failed_steps": "Steps that raised an error.",
+    "dropped_previews": "Half-drawn pictures not shown, because too many waited for pixels.",
     "text_compute_seconds": "Modelled time of steps that text took.",
     "image_compute_seconds": "Modelled time of steps that pictures added.",
 }
-INFO = "build_info"
-INFO_LABELS = ("version", "device", "dtype", "number_formats", "attention_backend", "threads")
+INFOS = {
+    "build_info": ("version", "device", "dtype", "number_formats", "attention_backend", "threads"),
+    "model_info": ("max_context", "image_size_px", "codes_per_image"),
+}
+"""What runs here, as labels of a series that is always 1."""
+MEMORY = "gpu_memory_bytes"
+"""By kind; no series where the device is the CPU, whose memory is the process's."""
+EVENT_LOOP_TASKS = "event_loop_tasks"
 HTTP_COUNTER = "http_requests"
 HTTP_HISTOGRAM = "http_request_duration_seconds"
+
+TASKS: tuple[Task, ...] = ("chat", "image")
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS", "PUT", "DELETE", "PATCH"})
 
 
 class Metrics:
-    """All metrics of one app. Its methods are called on the event loop only."""
+    """All metrics of one app. Its methods are called on the event loop only.
 
-    def __init__(self, *, model_name: str, stats: Callable[[], EngineStats]) -> None:
+    `device_memory` has the bytes of the device by kind, `num_tasks` the tasks of the event loop.
+    """
+
+    def __init__(
+        self,
+        *,
+        model_name: str,
+        stats: Callable[[], EngineStats],
+        device_memory: Callable[[], Mapping[str, int]] = dict,
+        num_tasks: Callable[[], int] = int,
+        compat: Literal["none", "vllm"] = "none",
+    ) -> None:
         self._model_name = model_name
         self._registry = registry = CollectorRegistry(auto_describe=True)
-        registry.register(_EngineCollector(model_name, stats))
+        ProcessCollector(registry=registry)
+        engine = _EngineCollector(model_name, stats, device_memory, num_tasks)
+        registry.register(engine)
         self._counters = {
             name: Counter(PREFIX + name, spec.help, spec.labels, registry=registry)
             for name, spec in COUNTERS.items()
@@ -138,6 +184,7 @@ class Metrics:
             )
             for name, spec in HISTOGRAMS.items()
         }
+        self._begin_at_zero()
         self._http_total = Counter(
             HTTP_COUNTER, "HTTP requests.", ("method", "handler", "status"), registry=registry
         )
@@ -148,16 +195,20 @@ class Metrics:
             buckets=REQUEST_S,
             registry=registry,
         )
+        if compat == "vllm":
+            ours = [engine, *self._counters.values(), *self._histograms.values()]
+            registry.register(VllmNames(model_name, ours, prefix=PREFIX))
 
-    def describe(self, info: dict[str, str]) -> None:
-        """Say what runs here: one series with the value 1 and `INFO_LABELS` as labels."""
-        gauge = Gauge(
-            PREFIX + INFO,
-            "What runs here; always 1.",
-            (*MODEL, *INFO_LABELS),
-            registry=self._registry,
-        )
-        gauge.labels(self._model_name, *(info[label] for label in INFO_LABELS)).set(1)
+    def describe(self, infos: Mapping[str, Mapping[str, str]]) -> None:
+        """Say what runs here: one series with the value 1 for each of `INFOS`."""
+        for name, labels in INFOS.items():
+            gauge = Gauge(
+                PREFIX + name,
+                "What runs here; always 1.",
+                (*MODEL, *labels),
+                registry=self._registry,
+            )
+            gauge.labels(self._model_name, *(infos[name][label] for label in labels)).set(1)
 
     def render(self) -> bytes:
         """Everything in Prometheus' text format."""
@@ -176,6 +227,7 @@ class Metrics:
         self._tokens(event, task=task)
         if event.reason == "cancelled":
             self.count("requests_cancelled", task)
+            self.count("cancelled_tokens", task, amount=event.usage.output_tokens)
             return
         self.count("request_success", task, event.reason)
         timings, num_tokens = event.timings, event.usage.output_tokens
@@ -194,9 +246,12 @@ class Metrics:
             self.observe("image_generation_seconds", timings.total_s)
             self.observe("vq_decode_seconds", timings.vq_decode_s)
 
-    def rejected(self, reason: str) -> None:
-        """A request was refused before the engine worked on it; `reason` is a code of ours."""
+    def rejected(self, reason: str, *, by_image: bool = False) -> None:
+        """A request was refused before the engine worked on it, maybe because of an input image;
+        `reason` is a code of ours."""
         self.count("requests_rejected", reason)
+        if by_image:
+            self.count("media_rejections", reason)
 
     def step(self, event: StepDone) -> None:
         """A step ran."""
@@ -217,6 +272,20 @@ class Metrics:
         known = method if method in _METHODS else "other"
         self._http_total.labels(known, route, str(status)).inc()
         self._http_s.labels(known, route).observe(duration_s)
+        if status == CLIENT_GONE:
+            self.count("client_disconnects")
+
+    def _begin_at_zero(self) -> None:
+        """Make the series that every server will have: the first event of one that was not there
+        is invisible to `rate`."""
+        families: list[Counter | Histogram] = [*self._counters.values(), *self._histograms.values()]
+        specs: list[CounterSpec | HistogramSpec] = [*COUNTERS.values(), *HISTOGRAMS.values()]
+        for family, spec in zip(families, specs, strict=True):
+            if spec.labels == MODEL:
+                family.labels(self._model_name)
+            elif spec.labels == TASK:
+                for task in TASKS:
+                    family.labels(self._model_name, task)
 
     def _tokens(self, event: Finished, *, task: Task) -> None:
         usage = event.usage
@@ -231,25 +300,25 @@ class Metrics:
 class _EngineCollector(Collector):
     """Reads the engine's statistics when somebody asks, not on every step."""
 
-    def __init__(self, model_name: str, stats: Callable[[], EngineStats]) -> None:
+    def __init__(
+        self,
+        model_name: str,
+        stats: Callable[[], EngineStats],
+        device_memory: Callable[[], Mapping[str, int]],
+        num_tasks: Callable[[], int],
+    ) -> None:
         self._model_name = model_name
         self._stats = stats
+        self._device_memory = device_memory
+        self._num_tasks = num_tasks
+
+    def describe(self) -> Iterator[Metric]:
+        """Nothing: there is no engine to ask when the registry is made."""
+        return iter(())
 
     def collect(self) -> Iterator[Metric]:
-        """One sample per metric of `ENGINE_GAUGES` and `ENGINE_COUNTERS`."""
-        stats = self._stats()
-        values = {
-            "num_requests_running": stats.num_running + stats.num_rendering,
-            "num_requests_waiting": stats.num_waiting,
-            "kv_cache_usage_perc": stats.kv_usage,
-            "image_queue_wait_seconds": stats.image_wait_s,
-            "image_eta_seconds": stats.image_eta_s,
-            "num_preemptions": stats.num_set_backs,
-            "prefix_cache_queries": stats.prefix_queries,
-            "prefix_cache_hits": stats.prefix_hits,
-            "text_compute_seconds": stats.text_s,
-            "image_compute_seconds": stats.image_s,
-        }
+        """One sample per metric of `ENGINE_GAUGES` and `ENGINE_COUNTERS`, and the memory."""
+        values = _values(self._stats())
         for name, text in ENGINE_GAUGES.items():
             gauge = GaugeMetricFamily(PREFIX + name, text, labels=MODEL)
             gauge.add_metric([self._model_name], values[name])
@@ -258,3 +327,36 @@ class _EngineCollector(Collector):
             counter = CounterMetricFamily(PREFIX + name, text, labels=MODEL)
             counter.add_metric([self._model_name], values[name])
             yield counter
+        memory = GaugeMetricFamily(
+            PREFIX + MEMORY, "Memory of the device.", labels=(*MODEL, "kind")
+        )
+        for kind, num_bytes in self._device_memory().items():
+            memory.add_metric([self._model_name, kind], num_bytes)
+        yield memory
+        tasks = GaugeMetricFamily(PREFIX + EVENT_LOOP_TASKS, "Tasks of the event loop.")
+        tasks.add_metric([], self._num_tasks())
+        yield tasks
+
+
+def _values(stats: EngineStats) -> dict[str, float]:
+    """The engine's numbers by the names of the tables."""
+    return {
+        "num_requests_running": stats.num_running + stats.num_rendering,
+        "num_requests_waiting": stats.num_waiting,
+        "num_requests_rendering": stats.num_rendering,
+        "kv_cache_usage_perc": stats.kv_usage,
+        "kv_cache_cached_perc": stats.kv_cached,
+        "vision_cache_bytes": stats.vision_cache_bytes,
+        "image_queue_wait_seconds": stats.image_wait_s,
+        "image_eta_seconds": stats.image_eta_s,
+        "num_preemptions": stats.num_set_backs,
+        "prefix_cache_queries": stats.prefix_queries,
+        "prefix_cache_hits": stats.prefix_hits,
+        "uncond_prefix_hits": stats.uncond_prefix_hits,
+        "mm_cache_queries": stats.vision_queries,
+        "mm_cache_hits": stats.vision_hits,
+        "failed_steps": stats.num_failed_steps,
+        "dropped_previews": stats.num_dropped_previews,
+        "text_compute_seconds": stats.text_s,
+        "image_compute_seconds": stats.image_s,
+    }

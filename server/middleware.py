@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.errors import INTERNAL
 from server.logs import printable
 from server.record import RequestRecord, attach_record
+from server.tracing import trace_id
 
 logger = logging.getLogger(__name__)
 access_logger = logging.getLogger("server.access")
@@ -93,6 +94,7 @@ class RequestContext:
         self._observe(scope["method"], route, status, duration_s)
         fields: dict[str, object] = {
             "request_id": record.request_id,
+            **trace_id(),
             "method": printable(scope["method"], limit=16),
             # The address of a kept picture is the only key to it, and the log is no place for keys.
             "path": printable(scope["path"] if route == UNMATCHED else route),

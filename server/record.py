@@ -1,7 +1,7 @@
 """What is remembered about one HTTP request until its access line is written.
 
 Owns the record; knows neither ASGI nor metrics. Invariant: it holds counts, names and durations,
-never a prompt, an answer or a picture.
+never an answer or a picture, and the end of a prompt only where the operator asked for prompts.
 """
 
 from collections.abc import Mapping
@@ -21,12 +21,16 @@ _KEY = "janus.record"
 
 @dataclass(slots=True)
 class RequestRecord:
-    """Filled by the middleware (id, principal), the routes (task, counts), the handle (timings)."""
+    """Filled by the middleware (id, principal), the routes (task, counts) and the dispatcher."""
 
     request_id: str
     principal: Principal = ANONYMOUS
     task: Task | None = None
+    model: str = ""
+    prompt: str | None = None
     num_choices: int = 0
+    num_input_images: int = 0
+    num_pictures: int = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
     queue_s: float = 0.0
@@ -37,6 +41,7 @@ class RequestRecord:
         """Count a request of the engine that ended."""
         self.prompt_tokens = max(self.prompt_tokens, event.usage.prompt_tokens)
         self.output_tokens += event.usage.output_tokens
+        self.num_pictures += event.pixels is not None
         self.queue_s = max(self.queue_s, event.timings.queue_s)
         self.first_s = max(self.first_s, event.timings.first_s)
         self.reasons.append(event.reason)
@@ -47,16 +52,22 @@ class RequestRecord:
         who = {} if self.principal.name == ANONYMOUS.name else {"key": self.principal.name}
         if self.task is None:
             return {**who}
-        return {
+        fields: dict[str, object] = {
             **who,
+            "model": self.model,
             "task": self.task,
             "n": self.num_choices,
             "prompt_tokens": self.prompt_tokens,
             "output_tokens": self.output_tokens,
+            "input_images": self.num_input_images,
+            "images": self.num_pictures,
             "queue_s": round(self.queue_s, 4),
-            "first_s": round(self.first_s, 4),
+            "ttft_s": round(self.first_s, 4),
             "reason": ",".join(sorted(set(self.reasons))) or "none",
         }
+        if self.prompt is not None:
+            fields["prompt"] = self.prompt
+        return fields
 
 
 def attach_record(scope_values: dict[str, object], record: RequestRecord) -> None:

@@ -23,6 +23,7 @@ from server.context import Context
 from server.edit_request import DEFAULT_STRENGTH, EditSource, build_edit_requests
 from server.image_request import check_count
 from server.live_drawings import LiveDrawing
+from server.picture_file import picture_file
 from server.pictures import SAMPLER_NAME, PictureFormat, describe, parse_size
 from server.record import RequestRecord
 from server.schemas.sdapi import DrawingOptions, DrawnImages, ImageToImage, TextToImage
@@ -151,7 +152,7 @@ async def draw(
         for index in pictures
     ]
     files = [
-        await context.offload.run(style.file, pixels, metadata=metadata)
+        await picture_file(context, style, pixels, metadata=metadata)
         for pixels, metadata in zip(pictures.values(), texts, strict=True)
     ]
     if body.send_images is False:

@@ -292,6 +292,17 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field(
         "text", description="One readable line, or one JSON object, per message."
     )
+    log_prompts: bool = Field(
+        False, description="Show the end of each prompt in the access line, without its images."
+    )
+    metrics_compat: Literal["none", "vllm"] = Field(
+        "none", description="Export metrics under vLLM's names as well."
+    )
+    traces_endpoint: Annotated[str, Field(pattern=r"^https?://\S+$")] | None = Field(
+        None,
+        description="Where traces go, by OTLP over HTTP, such as http://collector:4318/v1/traces. "
+        "Needs the extra otel. Default: no traces are made.",
+    )
 
     @classmethod
     def settings_customise_sources(

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx2
+from opentelemetry.trace import TracerProvider
 
 from server.app import create_app
 from server.lifecycle import DrainingServer, load_pipeline
@@ -29,11 +30,13 @@ class ServerInThread:
     """A server in this process, which computes with one thread, as all tests do. `client` has its
     address; `context` its parts."""
 
-    def __init__(self, **settings: object) -> None:
+    def __init__(self, *, tracer_provider: TracerProvider | None = None, **settings: object):
         self.settings = Settings(**{"host": "127.0.0.1", "port": 0, "threads": 1} | settings)
         self._listener = bind("127.0.0.1", port=0)
         self.url = url_of(self._listener)
-        self.app = create_app(load_pipeline(self.settings), self.settings)
+        self.app = create_app(
+            load_pipeline(self.settings), self.settings, tracer_provider=tracer_provider
+        )
         self._server = DrainingServer(self.app, settings=self.settings)
         self._thread = threading.Thread(target=self._server.run, args=([self._listener],))
 

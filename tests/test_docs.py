@@ -36,6 +36,19 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 OPERATIONS = ROOT / "docs" / "operations.md"
 API = ROOT / "docs" / "api.md"
 
+PROCESS_METRICS = {
+    f"process_{name}"
+    for name in (
+        "virtual_memory_bytes",
+        "resident_memory_bytes",
+        "start_time_seconds",
+        "cpu_seconds_total",
+        "open_fds",
+        "max_fds",
+    )
+}
+"""prometheus_client's own, where there is a /proc."""
+
 FILES = {"image"}
 """Fields of forms that are no fields of a body."""
 
@@ -87,9 +100,12 @@ def test_every_metric_is_documented() -> None:
     for name, text in engine.items():
         assert documented[f"`{name}`"][2] == text, name
     others = {
-        metrics.PREFIX + metrics.INFO,
+        *(metrics.PREFIX + name for name in metrics.INFOS),
+        metrics.PREFIX + metrics.MEMORY,
+        metrics.PREFIX + metrics.EVENT_LOOP_TASKS,
         f"{metrics.HTTP_COUNTER}_total",
         metrics.HTTP_HISTOGRAM,
+        *PROCESS_METRICS,
     }
     names = {*counters, *histograms, *engine, *others}
     assert set(documented) == {f"`{name}`" for name in names}

@@ -225,6 +225,7 @@ class Engine:
             num_steps=self._executor.num_steps,
             prefix_queries=scheduler.prefix_queries_tokens,
             prefix_hits=scheduler.prefix_hits_tokens,
+            uncond_prefix_hits=scheduler.uncond_prefix_hits_tokens,
             vision_queries=vision.num_queries,
             vision_hits=vision.num_hits,
             vision_cache_bytes=vision.num_bytes,

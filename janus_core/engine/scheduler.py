@@ -46,11 +46,11 @@ class Scheduler:
             settings, pool, reserve_of_others=settings.image_reserve, lender=self._images
         )
         self.num_steps = 0
-        self._images_first = False
-        self._holds_images = False
+        self._images_first = self._holds_images = False
         self.num_set_backs = 0
         self.prefix_queries_tokens = 0
         self.prefix_hits_tokens = 0
+        self.uncond_prefix_hits_tokens = 0
 
     # ---- the engine's side ----------------------------------------------------------------------
 
@@ -301,6 +301,7 @@ class Scheduler:
     def _count_prefixes(self, state: RequestState) -> None:
         self.prefix_queries_tokens += sum(len(s.tokens) for s in state.sequences)
         self.prefix_hits_tokens += sum(s.num_computed for s in state.sequences)
+        self.uncond_prefix_hits_tokens += sum(s.num_computed for s in state.sequences[1:])
         if state.num_output == 0:
             state.num_cached = state.sequences[0].num_computed
 

@@ -14,7 +14,8 @@ class EngineStats:
     `text_s` and `image_s` are the modelled seconds given to either kind.
 
     `kv_usage` and `kv_cached` are the fractions of the pool in use and held by cached prefixes. The
-    others count since the start: prefix numbers in tokens, vision numbers in images.
+    others count since the start: prefix numbers in tokens, vision numbers in images;
+    `uncond_prefix_hits` of `prefix_hits` were in the unconditional prompts of pictures.
     """
 
     num_running: int
@@ -26,6 +27,7 @@ class EngineStats:
     num_steps: int
     prefix_queries: int
     prefix_hits: int
+    uncond_prefix_hits: int
     vision_queries: int
     vision_hits: int
     vision_cache_bytes: int

@@ -22,6 +22,7 @@ from server.conversation import ImageSource
 from server.form import FormRoute, form_schema, read_form
 from server.image_reply import native_size_header
 from server.json_route import unless_client_leaves
+from server.picture_file import picture_file
 from server.pictures import PictureFormat, describe
 from server.record import record_of
 from server.schemas.common import Body, ErrorBody, Float, Reply, Seed, TopP
@@ -134,9 +135,7 @@ async def _generate(request: Request, body: DemoPrompt) -> Response:
                     style=style,
                     num_codes=pipeline.config.vq.num_codes,
                 )
-                files[index] = await context.offload.run(
-                    style.file, event.pixels, metadata=metadata
-                )
+                files[index] = await picture_file(context, style, event.pixels, metadata=metadata)
     chunks = _chunks([files[index] for index in sorted(files)])
     headers = native_size_header(context)
     return StreamingResponse(chunks, media_type="multipart/related", headers=headers)

@@ -7,7 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from server.logs import JsonFormatter, TextFormatter
-from server.metrics import COUNTERS, ENGINE_COUNTERS, ENGINE_GAUGES, HISTOGRAMS, PREFIX
+from server.metrics import COUNTERS, ENGINE_COUNTERS, ENGINE_GAUGES, HISTOGRAMS, INFOS, PREFIX
 from tests.serving import ServerInThread
 
 CHAT = "/v1/chat/completions"
@@ -89,7 +89,7 @@ def test_every_metric_of_the_tables_is_exported(client: httpx2.Client):
     }
     # A labelled metric has no samples, and no family here, before its first use.
     text = client.get("/metrics").text
-    for name in (*COUNTERS, *HISTOGRAMS, *ENGINE_GAUGES, *ENGINE_COUNTERS, "build_info"):
+    for name in (*COUNTERS, *HISTOGRAMS, *ENGINE_GAUGES, *ENGINE_COUNTERS, *INFOS):
         assert PREFIX + name in text
     assert {"http_requests", "http_request_duration_seconds"} <= families
 
@@ -122,8 +122,9 @@ def test_one_access_line_per_request_without_its_words(
         client.get("/v1/%0D%0Ainjected")
     lines = [r.getMessage() for r in caplog.records if r.name == "server.access"]
     (line,) = [line for line in lines if "request_id=logged" in line]
-    assert "task=chat n=1" in line
-    assert "output_tokens=4" in line
+    assert "model=tiny task=chat n=1" in line
+    assert "output_tokens=4 input_images=0 images=0 queue_s=" in line
+    assert "ttft_s=" in line
     assert "reason=length" in line
     assert not any("canary" in record.getMessage() for record in caplog.records)
     assert not any("\n" in line or "\r" in line for line in lines)
