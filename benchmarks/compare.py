@@ -3,6 +3,7 @@
     python -m benchmarks.compare                       the embedded checkpoint, whole pictures
     python -m benchmarks.compare --shape 1b --prepare  write random weights, compile llama.cpp
     python -m benchmarks.compare --shape 1b            Janus-Pro-1B's shapes, some steps of each
+    python -m benchmarks.compare --shape 1b --avx2     the same without newer instructions
     python -m benchmarks.compare --shape PATH          any checkpoint on disk
 
 Owns the order of the runs and the report. The sides take turns, round after round, and every other
@@ -46,6 +47,9 @@ BACKWARDS_FROM = 1
 def main(words: Sequence[str] | None = None) -> None:
     """Measure, print, and write the report."""
     arguments = _arguments(words)
+    if arguments.avx2 and not machine.is_avx2_only():
+        command = [sys.executable, "-m", "benchmarks.compare", *(words or sys.argv[1:])]
+        os.execve(sys.executable, command, os.environ | machine.AVX2_ONLY)
     torch.set_num_threads(arguments.threads)
     # It warns on every call that a token limit overrides a length limit: true, and meant so.
     transformers.logging.set_verbosity_error()
@@ -86,6 +90,7 @@ def compare(arguments: argparse.Namespace, directory: Path) -> dict:
     samples = measure(entries, rounds=arguments.rounds, keep=not is_large)
     report = {
         "shape": arguments.shape,
+        "avx2_only": arguments.avx2,
         "machine": about,
         "threads": arguments.threads,
         "rounds": arguments.rounds,
@@ -147,7 +152,8 @@ def _entries(
         entry(f"transformers {kind}", partial(TransformersSide, directory, work, dtype=kind))
         for kind in DTYPES
     ]
-    if arguments.no_llama or not is_large:
+    # llama.cpp was compiled for this very processor, and cannot be told to do without.
+    if arguments.no_llama or arguments.avx2 or not is_large:
         return made
     if not llama_side.is_ready():
         _say("llama.cpp is not built and takes no part: run with --prepare first")
@@ -198,6 +204,9 @@ def _arguments(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=12, help="decode steps of pictures in a round")
     parser.add_argument("--answer-tokens", type=int, default=26)
     parser.add_argument("--only", nargs="*", help="sides whose names contain one of these")
+    parser.add_argument(
+        "--avx2", action="store_true", help="no instructions newer than AVX2; without llama.cpp"
+    )
     parser.add_argument("--no-llama", action="store_true")
     parser.add_argument("--no-service", action="store_true")
     parser.add_argument("--prepare", action="store_true")

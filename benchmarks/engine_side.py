@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import sides
+from benchmarks import machine, sides
 from benchmarks.inputs import GUIDANCE, Inputs, PictureInputs, QuestionInputs
 from benchmarks.sides import Key, Task, Work
 from janus_core.checkpoint import load_model
@@ -25,6 +25,8 @@ from janus_core.engine.events import Event, Failed, Finished, StepDone, TextDelt
 from janus_core.engine.request import ImageInput, ImageRequest, Request, SamplingParams, TextRequest
 from janus_core.engine.settings import SLOT_UNIT, EngineSettings
 from janus_core.models.janus import JanusModel
+from janus_core.models.picture_decoder import hasten_decoder
+from janus_core.ops import native
 from janus_core.tokenizer import Tokenizer
 
 GREEDY = SamplingParams(seed=0, temperature=0.0)
@@ -37,7 +39,10 @@ Watch = Callable[[Event, float], None]
 
 def placement(weight_format: str) -> Placement:
     """The CPU, with linear layers and the KV pool in the formats that go together."""
-    return with_formats(place("cpu", "float32"), weight_format=weight_format)
+    on = with_formats(place("cpu", "float32"), weight_format=weight_format)
+    if machine.is_avx2_only() and on.formats.native is not None:
+        return replace(on, formats=replace(on.formats, native=native.load("avx2")))
+    return on
 
 
 def default_format() -> str:
@@ -53,7 +58,11 @@ def kv_bytes(weight_format: str) -> int:
 def load(directory: Path, *, weight_format: str) -> JanusModel:
     """The network in one of `FORMATS`."""
     on = placement(weight_format)
-    return load_model(directory, device=on.device, dtype=on.dtype, formats=on.formats)
+    model = load_model(directory, device=on.device, dtype=on.dtype, formats=on.formats)
+    if machine.is_avx2_only():
+        # What it would be on such a processor, which cannot multiply bf16.
+        hasten_decoder(model.vqmodel, dtype=torch.float32)
+    return model
 
 
 class EngineSide:

@@ -25,6 +25,14 @@ VARIABLES = (
 )  # fmt: skip
 """And every variable that begins with JANUS_."""
 
+AVX2_ONLY = {
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+}
+"""Variables by which every library that is compared here leaves out what is newer than AVX2; they
+are read when torch is loaded."""
+
 PACKAGES = ("janus-serve", "torch", "transformers", "numpy")
 
 
@@ -45,6 +53,11 @@ def describe() -> dict[str, object]:
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "environment": variables,
     }
+
+
+def is_avx2_only() -> bool:
+    """Whether this process was started with `AVX2_ONLY`."""
+    return all(os.environ.get(name) == value for name, value in AVX2_ONLY.items())
 
 
 def _cpuinfo() -> tuple[list[str], set[str]]:

@@ -39,20 +39,33 @@ def main() -> None:
 
 
 def load(folder: Path) -> list[dict]:
-    """The newest report of every shape, the true shapes first."""
-    newest: dict[str, dict] = {}
+    """The newest report of every shape, with all instructions and with AVX2 alone, the true shapes
+    first."""
+    newest: dict[tuple[str, bool], dict] = {}
     for path in sorted(folder.glob("*.json")):
         report = json.loads(path.read_text(encoding="utf-8"))
         if "samples" in report:
-            newest[report["shape"]] = report
-    return sorted(newest.values(), key=lambda report: (report["shape"] != "1b", report["shape"]))
+            newest[report["shape"], is_limited(report)] = report
+    return sorted(
+        newest.values(),
+        key=lambda report: (report["shape"] != "1b", report["shape"], is_limited(report)),
+    )
+
+
+def is_limited(report: Mapping) -> bool:
+    """Whether everybody had to do without instructions newer than AVX2."""
+    return bool(report.get("avx2_only"))
 
 
 def page(reports: Sequence[Mapping]) -> str:
     """All tables, in Markdown."""
     if not reports:
         return "No report has been committed yet.\n"
-    parts = ["## The bars", markdown(*verdict_table(judge(list(reports))))]
+    parts = ["## The bars", markdown(*verdict_table(judge(_limited(reports, False))))]
+    if limited := _limited(reports, True):
+        known = [verdict for verdict in judge(limited) if verdict.value is not None]
+        parts += ["With no instructions newer than AVX2, for everybody:",
+                  markdown(*verdict_table(known))]  # fmt: skip
     for report in reports:
         figures = Figures(report)
         parts += [f"## {_title(report)}", _conditions(report)]
@@ -61,6 +74,10 @@ def page(reports: Sequence[Mapping]) -> str:
             parts.append(f"![seconds of a picture, by engine](images/{plot.name})")
         parts += [markdown(*table) for table in tables(figures) if table[1]]
     return "\n\n".join(parts) + "\n"
+
+
+def _limited(reports: Sequence[Mapping], wanted: bool) -> list[Mapping]:
+    return [report for report in reports if is_limited(report) is wanted]
 
 
 def summary(report: Mapping, verdicts: Sequence[Verdict]) -> str:
@@ -191,7 +208,8 @@ def plain(head: Cells, rows: list[Cells]) -> str:
 
 def _title(report: Mapping) -> str:
     names = {"1b": "Janus-Pro-1B's shapes, random weights", "mini": "The embedded checkpoint"}
-    return names.get(report["shape"], f"Shape {report['shape']}")
+    name = names.get(report["shape"], f"Shape {report['shape']}")
+    return f"{name}, AVX2 only" if is_limited(report) else name
 
 
 def _conditions(report: Mapping) -> str:
@@ -215,7 +233,7 @@ def _conditions(report: Mapping) -> str:
 
 
 def _plain(report: Mapping) -> str:
-    return Path(report["shape"]).name
+    return Path(report["shape"]).name + ("-avx2" if is_limited(report) else "")
 
 
 def _seconds_plot(figures: Figures) -> Bars:

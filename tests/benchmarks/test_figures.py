@@ -1,5 +1,7 @@
 """Bars, tables and plots, from reports written by hand."""
 
+import json
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -112,3 +114,16 @@ def test_plots_are_well_formed_and_to_scale() -> None:
     widths = [float(e.get("width")) for e in root.iter() if e.tag.endswith("rect") and e.get("x")]
     assert widths[1] == pytest.approx(4 * widths[0], rel=1e-2)
     ElementTree.fromstring(lines_svg(Lines("t", "x", "y", {"a": [(0, 1), (4, 2)], "b": []})))
+
+
+def test_reports_of_fewer_instructions_have_bars_of_their_own(tmp_path: Path) -> None:
+    tasks = {"transformers_fp32": {sides.EIGHT: 9.0}, "janus_fp16": {sides.EIGHT: 1.0}}
+    limited = _report("mini", **tasks | {"janus_fp16": {sides.EIGHT: 3.0}}) | {"avx2_only": True}
+    for name, document in (("1", _report("mini", **tasks)), ("2", limited)):
+        (tmp_path / f"{name}.json").write_text(json.dumps(document), encoding="utf-8")
+    documents = reports.load(tmp_path)
+    assert [reports.is_limited(document) for document in documents] == [False, True]
+    before, _, after = reports.page(documents).partition("With no instructions newer than AVX2")
+    assert "| at least 8 | 9.00 | pass |" in before
+    assert "| at least 8 | 3.00 | miss |" in after
+    assert "The embedded checkpoint, AVX2 only" in after
