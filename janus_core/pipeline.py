@@ -45,7 +45,7 @@ from janus_core.options import (
     spread,
     text_sampling,
 )
-from janus_core.prompt import Message, PromptBuilder
+from janus_core.prompt import MAX_TEXT_BYTES, Message, PromptBuilder
 from janus_core.tokenizer import Tokenizer
 
 __all__ = ["EMBEDDED_CHECKPOINT", "ImageOptions", "Pipeline", "TextOptions"]
@@ -69,6 +69,7 @@ class Pipeline:
         codec: PictureCodec,
         settings: EngineSettings,
         limits: ImageLimits,
+        max_text_bytes: int = MAX_TEXT_BYTES,
     ) -> None:
         """`load` is the usual way in; `engine` has been built with `tokenizer` and `settings`."""
         self.name = name
@@ -80,7 +81,9 @@ class Pipeline:
         self.codec = codec
         self.settings = settings
         self.limits = limits
-        self.prompts = PromptBuilder.load(directory, tokenizer=tokenizer, config=config)
+        self.prompts = PromptBuilder.load(
+            directory, tokenizer=tokenizer, config=config, max_text_bytes=max_text_bytes
+        )
         self.image_processor = ImageProcessor.load(directory)
         self.drawing_defaults = DrawingDefaults.read(directory)
 
@@ -99,6 +102,7 @@ class Pipeline:
         threads: int | None = None,
         settings: EngineSettings | None = None,
         limits: ImageLimits | None = None,
+        max_text_bytes: int = MAX_TEXT_BYTES,
         name: str | None = None,
     ) -> "Pipeline":
         """Load a directory or a Hugging Face id, by default the embedded checkpoint.
@@ -136,6 +140,7 @@ class Pipeline:
             codec=PictureCodec(network),
             settings=fitted,
             limits=limits or ImageLimits(),
+            max_text_bytes=max_text_bytes,
         )
 
     @property

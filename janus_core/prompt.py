@@ -36,6 +36,10 @@ DEFAULT_SYSTEM_PROMPT = (
     "and assist the user with a variety of tasks using natural language."
 )
 
+MAX_TEXT_BYTES = 2**18
+"""Text of one request, several times what fills the context of the largest models: encoding takes a
+fifth of a second."""
+
 Role = Literal["system", "user", "assistant"]
 ImageT = TypeVar("ImageT")
 
@@ -74,6 +78,7 @@ class PromptBuilder:
         config: ModelConfig,
         *,
         default_system_prompt: str = DEFAULT_SYSTEM_PROMPT,
+        max_text_bytes: int = MAX_TEXT_BYTES,
     ) -> None:
         self._tokenizer = tokenizer
         self._user = tokenizer.piece(tokenizer.user_role)
@@ -81,9 +86,17 @@ class PromptBuilder:
         self._num_image_tokens = config.vision.num_image_tokens
         self._max_positions = config.backbone.max_positions
         self._default_system_prompt = default_system_prompt
+        self._max_text_bytes = max_text_bytes
 
     @classmethod
-    def load(cls, directory: Path, *, tokenizer: Tokenizer, config: ModelConfig) -> "PromptBuilder":
+    def load(
+        cls,
+        directory: Path,
+        *,
+        tokenizer: Tokenizer,
+        config: ModelConfig,
+        max_text_bytes: int = MAX_TEXT_BYTES,
+    ) -> "PromptBuilder":
         """Obey the checkpoint's `processor_config.json`, where there is one.
 
         Raises CheckpointError if it contradicts the geometry of the model.
@@ -93,7 +106,12 @@ class PromptBuilder:
         settings = read_object(path) if path.is_file() else Section(str(path), {})
         settings.only("num_image_tokens", made, default=made)
         wanted = settings.flag("use_default_system_prompt", default=True)
-        return cls(tokenizer, config, default_system_prompt=DEFAULT_SYSTEM_PROMPT if wanted else "")
+        return cls(
+            tokenizer,
+            config,
+            default_system_prompt=DEFAULT_SYSTEM_PROMPT if wanted else "",
+            max_text_bytes=max_text_bytes,
+        )
 
     def understanding(
         self,
@@ -142,12 +160,12 @@ class PromptBuilder:
         text = prompt.strip()
         if not text:
             raise PromptError("The prompt is empty.", param="prompt")
-        self._check_length(len(text), "prompt")
+        self._check_length([text], "prompt")
         token_ids = self._caption_ids(text)
         room = len(token_ids) - 2
         fill: list[int] = []
         if negative_prompt is not None and (negative := negative_prompt.strip()):
-            self._check_length(len(negative), "negative_prompt")
+            self._check_length([negative], "negative_prompt")
             fill = self._fitted(self._caption_ids(negative)[1:-1], room)
         uncond = [self._tokenizer.bos_id, *[self._tokenizer.pad_id] * (room - len(fill)), *fill]
         uncond.append(self._tokenizer.begin_of_image_id)
@@ -223,9 +241,9 @@ class PromptBuilder:
             text = _joined(message.parts)
             if message.role == "user" and not has_images and not text.strip():
                 raise PromptError(f"Message {index}, of the user, is empty.", param=param)
-            self._check_length(len(text), param)
+            self._check_length([text], param)
         # Each of a thousand messages may be short enough by itself.
-        self._check_length(sum(len(_joined(m.parts)) for m in messages), "messages")
+        self._check_length([_joined(m.parts) for m in messages], "messages")
         if continue_final and (
             messages[-1].role != "assistant" or not _joined(messages[-1].parts).strip()
         ):
@@ -234,17 +252,25 @@ class PromptBuilder:
                 param="continue_final_message",
             )
 
-    def _check_length(self, num_chars: int, param: str) -> None:
-        """Refuse a text that exceeds the context even in the longest tokens there are.
+    def _check_length(self, texts: Sequence[str], param: str) -> None:
+        """Refuse texts that exceed the context even in the longest tokens there are, or the bytes
+        one request may have.
 
         Done before encoding, so that a huge text costs nothing.
         """
         limit = self._max_positions * self._tokenizer.max_token_bytes
-        if num_chars > limit:
+        if (num_chars := sum(map(len, texts))) > limit:
             raise ContextLengthError(
                 f"{param} has {num_chars} characters, which cannot fit the model's context of "
                 f"{self._max_positions} tokens.",
                 param=param,
+            )
+        num_bytes = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+        if num_bytes > self._max_text_bytes:
+            raise ParameterError(
+                f"{param} has {num_bytes} bytes; the limit is {self._max_text_bytes}.",
+                param=param,
+                code="string_above_max_length",
             )
 
 

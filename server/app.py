@@ -25,7 +25,7 @@ from server.fetch_policy import FetchPolicy, parse_domains, parse_networks
 from server.keys import Keyring, parse_list, read_file
 from server.live_drawings import LiveDrawings
 from server.metrics import Metrics
-from server.middleware import BodyLimit, RequestContext
+from server.middleware import BodyLimit, BodyLimits, RequestContext
 from server.offload import Offload
 from server.origins import ANY, EXPOSED_HEADERS, parse_hosts, parse_origins
 from server.principal import Limits
@@ -108,7 +108,15 @@ def create_app(
         app.include_router(health.metrics_router)
     install_handlers(app, on_rejection=metrics.rejected)
     # The last one added is the outermost: it sees the refusals of the others.
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        BodyLimit,
+        limits=BodyLimits(
+            max_bytes=settings.max_body_bytes,
+            max_held_bytes=settings.max_held_bytes,
+            timeout_s=settings.body_timeout_s,
+            min_bytes_per_s=settings.min_bytes_per_s,
+        ),
+    )
     _guard(app, settings, limits=limits, metrics=metrics)
     app.add_middleware(RequestContext, observe=metrics.http)
     return app

@@ -120,6 +120,7 @@ _BY_STATUS: Mapping[int, _Row] = {
     400: _Row(400, INVALID_REQUEST, "invalid_body"),
     404: _Row(404, NOT_FOUND, "unknown_url"),
     405: _Row(405, INVALID_REQUEST, "method_not_allowed"),
+    408: _Row(408, INVALID_REQUEST, "request_timeout"),
     413: _Row(413, INVALID_REQUEST, "request_too_large"),
     415: _Row(415, INVALID_REQUEST, "unsupported_media_type"),
 }

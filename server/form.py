@@ -24,13 +24,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from janus_core.errors import ParameterError
+from server.context import context_of
 from server.json_route import JsonRequest, refuse_other_sites
 from server.middleware import CLIENT_GONE
 from server.offload import Offload
 from server.schemas.common import Body
-
-MAX_PARTS = 256
-"""Fields and files of one form. A part becomes objects, as a value of JSON does."""
 
 MAX_FIELD_BYTES = 2**20
 """Of one field that is no file; a prompt is the longest there is."""
@@ -94,10 +92,12 @@ async def read_form(request: Request, offload: Offload) -> Form:
     header = request.headers.get("content-type", "")
     media_type, options = parse_options_header(header)
     body = await request.body()
+    max_parts = context_of(request).settings.max_form_parts
     if media_type == MULTIPART.encode() and options.get(b"boundary"):
-        return await offload.admit(_multipart, body, boundary=options[b"boundary"])
+        boundary = options[b"boundary"]
+        return await offload.admit(_multipart, body, boundary=boundary, max_parts=max_parts)
     if media_type == URL_ENCODED.encode():
-        return await offload.admit(_url_encoded, body)
+        return await offload.admit(_url_encoded, body, max_parts=max_parts)
     raise HTTPException(415, f"The content type must be {MULTIPART}.")
 
 
@@ -157,8 +157,9 @@ def _inlined(schema: object, definitions: Mapping[str, object] | None = None) ->
 class _Parts:
     """Collects what the parser calls out."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, max_parts: int) -> None:
         self.form = Form()
+        self._max_parts = max_parts
         self._num_parts = 0
         self._is_complete = False
         self._header = b""
@@ -187,8 +188,8 @@ class _Parts:
 
     def _on_part_begin(self) -> None:
         self._num_parts += 1
-        if self._num_parts > MAX_PARTS:
-            raise FormParserError(f"The form has more than {MAX_PARTS} parts.")
+        if self._num_parts > self._max_parts:
+            raise FormParserError(f"The form has more than {self._max_parts} parts.")
         self._disposition, self._data = b"", bytearray()
 
     def _on_header_field(self, data: bytes, start: int, end: int) -> None:
@@ -217,17 +218,17 @@ class _Parts:
         self._is_complete = True
 
 
-def _multipart(body: bytes, *, boundary: bytes) -> Form:
+def _multipart(body: bytes, *, boundary: bytes, max_parts: int) -> Form:
     try:
-        return _Parts().parse(body, boundary=boundary)
+        return _Parts(max_parts=max_parts).parse(body, boundary=boundary)
     except FormParserError:
         raise HTTPException(400, "The body is not a valid multipart form.") from None
 
 
-def _url_encoded(body: bytes) -> Form:
+def _url_encoded(body: bytes, *, max_parts: int) -> Form:
     try:
         text = body.decode("ascii")
-        pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=MAX_PARTS)
+        pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=max_parts)
     except ValueError:
         raise HTTPException(400, "The body is not a valid URL-encoded form.") from None
     form = Form()

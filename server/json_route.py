@@ -1,7 +1,7 @@
 """How a JSON body is read: the content type, the parser, and what happens when the client leaves.
 
 Owns the way from bytes to a dict; knows no schema. Invariant: NaN, Infinity, UTF-16, bottomless
-nesting and endless lists are refused here, before any field is looked at.
+nesting, endless lists and objects with a key twice are refused here, before any field is looked at.
 """
 
 import asyncio
@@ -9,9 +9,9 @@ import json
 from collections.abc import Callable, Coroutine
 from typing import Any
 
+import jiter
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
-from pydantic_core import from_json
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -19,26 +19,31 @@ from server.context import context_of
 from server.middleware import CLIENT_GONE
 from server.origins import ANY, parse_origins
 
-MAX_VALUES = 2**17
-"""Values of a body: a long string is copied at once, but every value becomes an object, and no
-other request is answered meanwhile. Far more than a conversation that fits a context has."""
-
 PIECE_BYTES = 2**18
 
 
 class JsonRequest(Request):
-    """Parses with pydantic's parser: Python's own takes NaN, and raises RecursionError on
-    `[[[[`."""
+    """Parses with the parser that is within pydantic: Python's own takes NaN, and raises
+    RecursionError on `[[[[`."""
 
     async def json(self) -> Any:
         """The body as Python values; JSONDecodeError, which FastAPI expects, for anything else."""
         body = await self.body()
-        if _has_too_many_values(body):
-            raise HTTPException(400, f"The body has more than {MAX_VALUES} values.")
+        settings = context_of(self).settings
+        if _has_too_many_values(body, limit=settings.max_json_values):
+            raise HTTPException(400, f"The body has more than {settings.max_json_values} values.")
         try:
-            return from_json(body, allow_inf_nan=False)
+            value = jiter.from_json(body, allow_inf_nan=False, catch_duplicate_keys=True)
         except ValueError as error:
+            if str(error).startswith("Detected duplicate key"):
+                # One of the two would be dropped in silence; and a proxy that looks at bodies may
+                # have seen the other.
+                raise HTTPException(400, "An object of the body has a key twice.") from None
             raise json.JSONDecodeError("not valid JSON", "", 0) from error
+        depth = settings.max_json_depth
+        if body.count(b"[") + body.count(b"{") > depth and _is_deeper(value, depth):
+            raise HTTPException(400, f"The body has more than {depth} lists within each other.")
+        return value
 
 
 class JsonRoute(APIRoute):
@@ -91,14 +96,31 @@ def refuse_other_sites(request: Request) -> None:
         raise HTTPException(403, "Pages of other sites may not use this server.")
 
 
-def _has_too_many_values(body: bytes) -> bool:
-    """Counts what separates values, also inside of strings; stops soon where there is too much."""
+def _has_too_many_values(body: bytes, *, limit: int) -> bool:
+    """Counts what separates values, also inside of strings; stops soon where there is too much. A
+    long string is copied at once, but every value becomes an object, and no other request is
+    answered meanwhile."""
     num_values = 0
     for first in range(0, len(body), PIECE_BYTES):
         num_values += sum(body.count(mark, first, first + PIECE_BYTES) for mark in b",[{")
-        if num_values > MAX_VALUES:
+        if num_values > limit:
             return True
     return False
+
+
+def _is_deeper(value: object, depth: int) -> bool:
+    """Whether `value` has more levels of lists and objects."""
+    level: list[Any] = [value]
+    for _ in range(depth + 1):
+        containers = [each for each in level if isinstance(each, dict | list)]
+        if not containers:
+            return False
+        level = [
+            child
+            for each in containers
+            for child in (each.values() if isinstance(each, dict) else each)
+        ]
+    return True
 
 
 async def _disconnected(request: Request) -> None:

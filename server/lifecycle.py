@@ -11,6 +11,7 @@ import asyncio
 import logging
 import signal
 import socket
+from collections.abc import Callable
 from types import FrameType
 
 import uvicorn
@@ -21,8 +22,9 @@ from janus_core.images import ImageLimits
 from janus_core.pipeline import Pipeline
 from server.app import create_app
 from server.context import Context
-from server.h11_envelope import H11WithEnvelope
-from server.listener import url_of
+from server.h11_connection import HeadLimits
+from server.h11_protocol import ConnectionLimits, GuardedProtocol
+from server.listener import Listener, allow_connections, url_of
 from server.metrics_port import MetricsServer
 from server.settings import Settings
 
@@ -42,6 +44,8 @@ def serve(
     metrics_listener: socket.socket | None = None,
 ) -> int:
     """Serve until a signal, then drain; return the exit code."""
+    if isinstance(listener, Listener):
+        _bound(listener, settings.max_connections)
     app = create_app(pipeline, settings)
     server = DrainingServer(app, settings=settings, metrics_listener=metrics_listener)
     _announce_model(pipeline)
@@ -81,8 +85,12 @@ def load_pipeline(settings: Settings) -> Pipeline:
         threads=settings.threads,
         settings=EngineSettings(threaded_rendering=True, **given),
         limits=ImageLimits(
-            max_bytes=settings.max_image_bytes, max_pixels=settings.max_image_pixels
+            max_bytes=settings.max_image_bytes,
+            max_pixels=settings.max_image_pixels,
+            max_webp_pixels=settings.max_webp_pixels,
+            max_side_px=settings.max_image_side_px,
         ),
+        max_text_bytes=settings.max_text_bytes,
         name=settings.served_model_name,
     )
 
@@ -100,7 +108,7 @@ class DrainingServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=H11WithEnvelope,  # h11 refuses oversized headers, which httptools takes
+                http=GuardedProtocol.within(_connection_limits(settings, self._on_refusal)),
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -135,6 +143,8 @@ class DrainingServer(uvicorn.Server):
             logger.info("Metrics on %s/metrics", url_of(self._metrics_listener))
         if self.started:
             for listener in sockets or []:
+                if isinstance(listener, Listener):
+                    listener.on_refusal = self._on_refusal
                 logger.info("Listening on %s", url_of(listener))
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -168,6 +178,11 @@ class DrainingServer(uvicorn.Server):
         if self._drain is None:
             self._drain = asyncio.ensure_future(self._drain_and_exit())
 
+    def _on_refusal(self, reason: str) -> None:
+        """Count what never became a request."""
+        context: Context = self._app.state.context
+        context.metrics.connection_refused(reason)
+
     async def _drain_and_exit(self) -> None:
         context: Context = self._app.state.context
         try:
@@ -175,6 +190,31 @@ class DrainingServer(uvicorn.Server):
             logger.info("Drained." if done else "The grace time is over; ending what still runs.")
         finally:
             self.should_exit = True
+
+
+def _connection_limits(settings: Settings, on_refusal: Callable[[str], None]) -> ConnectionLimits:
+    return ConnectionLimits(
+        head=HeadLimits(
+            max_header_bytes=settings.max_header_bytes,
+            max_headers=settings.max_headers,
+            max_chunks=settings.max_chunks,
+        ),
+        header_timeout_s=settings.header_timeout_s,
+        write_timeout_s=settings.write_timeout_s,
+        min_bytes_per_s=settings.min_bytes_per_s,
+        on_refusal=on_refusal,
+    )
+
+
+def _bound(listener: Listener, max_connections: int) -> None:
+    """Let in no more connections than are wanted, and than there can be files."""
+    listener.max_connections = allow_connections(max_connections)
+    if listener.max_connections < max_connections:
+        logger.warning(
+            "The limit of open files leaves room for %d connections instead of %d.",
+            listener.max_connections,
+            max_connections,
+        )
 
 
 def _announce_model(pipeline: Pipeline) -> None:

@@ -1,18 +1,40 @@
-"""The listening socket.
+"""The listening socket, and how many connections it lets in.
 
-Owns its address; knows no HTTP and imports nothing heavy. Invariant: an address in use is an error
-before the model is loaded, which can take minutes, not after.
+Owns its address and the bound; knows no HTTP but one canned answer, and imports nothing heavy.
+Invariants: an address in use is an error before the model is loaded, which can take minutes, not
+after; a connection too many is answered and closed at once, also when the process has no file
+descriptor left for it, instead of waiting in the kernel while the event loop is woken in vain.
 """
 
+import errno
+import os
+import resource
 import socket
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 
 from janus_core.errors import ParameterError
 
+RESERVED_FILES = 32
+"""File descriptors that stay free of clients: images from addresses, decoders, the system's."""
 
-def bind(host: str, *, port: int) -> socket.socket:
+_BODY = (
+    b'{"error": {"message": "The server has as many connections as it takes.", '
+    b'"type": "service_unavailable", "param": null, "code": "too_many_connections"}}'
+)
+TOO_MANY_CONNECTIONS = (
+    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
+    b"connection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
+)
+
+OnRefusal = Callable[[str], None]
+
+
+def bind(host: str, *, port: int) -> "Listener":
     """Reserve an address; port 0 picks a free one. Raises ParameterError if it cannot be had."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family)
+    listener = Listener(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
@@ -28,3 +50,99 @@ def url_of(listener: socket.socket) -> str:
     """Where to connect to."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def allow_connections(wanted: int) -> int:
+    """Raise the process's limit of file descriptors for so many connections, as far as it may be;
+    return how many fit, at least one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + _num_open_files() + RESERVED_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    return max(1, min(wanted, soft - needed + wanted))
+
+
+class Listener(socket.socket):
+    """A listening socket that counts the connections it has accepted and that are still open."""
+
+    def __init__(self, family: int) -> None:
+        super().__init__(family)
+        self.max_connections: int | None = None
+        self.num_open = 0
+        self.on_refusal: OnRefusal = _ignore
+        self._spare: int | None = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        """Given up for a moment where no other descriptor is left."""
+
+    def accept(self) -> tuple[socket.socket, object]:
+        """As any socket's; raises BlockingIOError instead of returning a connection too many."""
+        try:
+            descriptor, address = self._accept()  # type: ignore[attr-defined]  # as socket.accept
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE) or self._spare is None:
+                raise
+            self._refuse_with_spare()
+            raise BlockingIOError("no file descriptor is left") from None
+        connection = _Connection(self, descriptor)
+        if self.max_connections is not None and self.num_open > self.max_connections:
+            self._refuse(connection)
+            raise BlockingIOError("too many connections")
+        return connection, address
+
+    def close(self) -> None:
+        """As any socket's."""
+        if self._spare is not None:
+            os.close(self._spare)
+            self._spare = None
+        super().close()
+
+    def _refuse_with_spare(self) -> None:
+        assert self._spare is not None
+        os.close(self._spare)
+        self._spare = None
+        with suppress(OSError):
+            descriptor, _ = self._accept()  # type: ignore[attr-defined]
+            self._refuse(_Connection(self, descriptor))
+        with suppress(OSError):
+            self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _refuse(self, connection: socket.socket) -> None:
+        """Answer without waiting for anything. What has been sent is read, because the kernel
+        would else reset the connection, and its answer could be lost."""
+        self.on_refusal("too_many_connections")
+        with connection, suppress(OSError):
+            connection.setblocking(False)
+            connection.send(TOO_MANY_CONNECTIONS)
+            connection.shutdown(socket.SHUT_WR)
+            connection.recv(2**16)
+
+
+class _Connection(socket.socket):
+    """An accepted connection, which tells its listener once that it is closed."""
+
+    def __init__(self, listener: Listener, descriptor: int) -> None:
+        super().__init__(listener.family, listener.type, listener.proto, fileno=descriptor)
+        self._listener: Listener | None = listener
+        listener.num_open += 1
+
+    def close(self) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.num_open -= 1
+        super().close()
+
+
+def _num_open_files() -> int:
+    """Descriptors this process has open, as far as the system says."""
+    try:
+        return len(list(Path("/proc/self/fd").iterdir()))
+    except OSError:
+        return RESERVED_FILES
+
+
+def _ignore(_: str) -> None:
+    """Nobody counts."""

@@ -78,6 +78,10 @@ COUNTERS = {
     "cancelled_steps_saved": CounterSpec(
         "Tokens and codes not sampled, because the client left; of text, as many as it allowed."
     ),
+    "connections_refused": CounterSpec(
+        "Connections closed before a request came, or before its answer was read.",
+        (*MODEL, "reason"),
+    ),
     "prompt_tokens": CounterSpec("Prompt tokens of ended requests."),
     "prompt_tokens_cached": CounterSpec("Prompt tokens found in the prefix cache."),
     "generation_tokens": CounterSpec("Tokens and codes sampled."),
@@ -252,6 +256,10 @@ class Metrics:
         self.count("requests_rejected", reason)
         if by_image:
             self.count("media_rejections", reason)
+
+    def connection_refused(self, reason: str) -> None:
+        """A connection was closed that had no request, or whose client does not read."""
+        self.count("connections_refused", reason)
 
     def step(self, event: StepDone) -> None:
         """A step ran."""

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 
 from server.context import Context
 from server.errors import install_handlers
-from server.h11_envelope import H11WithEnvelope
+from server.h11_protocol import ConnectionLimits, GuardedProtocol
 from server.middleware import RequestContext
 from server.routes import health
 
@@ -27,7 +27,7 @@ class MetricsServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 _app(context),
-                http=H11WithEnvelope,
+                http=GuardedProtocol.within(ConnectionLimits()),
                 ws="none",
                 lifespan="off",
                 log_config=None,

@@ -5,11 +5,13 @@ Owns what is true for every route; knows no route. Pure ASGI, because Starlette'
 gets exactly one answer with an `x-request-id`, one access line and one observation in the metrics.
 """
 
+import asyncio
 import logging
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -18,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from janus_core.errors import CapacityError
 from server.errors import INTERNAL
 from server.logs import printable
 from server.record import RequestRecord, attach_record
@@ -107,37 +110,96 @@ class RequestContext:
         access_logger.log(level, "%s", line, extra={"fields": fields})
 
 
-class BodyLimit:
-    """Refuses a body over `max_bytes` with 413: by its declared length, or once it exceeds it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BodyLimits:
+    """Of one body: `max_bytes`, and a time of `timeout_s` that every `min_bytes_per_s` received
+    prolong by a second. Of all bodies together, whose requests are being answered:
+    `max_held_bytes`."""
 
-    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
+    max_bytes: int
+    max_held_bytes: int
+    timeout_s: float
+    min_bytes_per_s: int
+
+
+class BodyLimit:
+    """Receives the body, whole, as one message, when the app first asks for it.
+
+    Raises HTTPException, into whoever asks: 413 for a body over the limit, by its declared length
+    before any of it is read, or once it exceeds it; 408 for one that takes too long. Raises
+    CapacityError when the bodies of all requests together are too much. As one message a body in a
+    million pieces takes no more memory than in one.
+    """
+
+    def __init__(self, app: ASGIApp, *, limits: BodyLimits) -> None:
         self._app = app
-        self._max_bytes = max_bytes
+        self._limits = limits
+        self._num_held = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        num_bytes = 0
+        has_body, num_bytes = False, 0
 
-        async def receive_limited() -> Message:
-            nonlocal num_bytes
-            if declared > self._max_bytes:
+        async def receive_whole() -> Message:
+            nonlocal has_body, num_bytes
+            if has_body:
+                return await receive()
+            if declared > self._limits.max_bytes:
                 raise self._too_large()
-            message = await receive()
-            num_bytes += len(message.get("body", b""))
-            if num_bytes > self._max_bytes:
-                raise self._too_large()
-            return message
+            pieces: list[bytes | bytearray] = []
+            started, more_body = asyncio.get_running_loop().time(), True
+            while more_body:
+                async with self._in_time(started, num_bytes=num_bytes):
+                    message = await receive()
+                if message["type"] != "http.request":
+                    return message
+                piece, more_body = message.get("body", b""), message.get("more_body", False)
+                num_bytes += len(piece)
+                self._num_held += len(piece)
+                self._check(num_bytes)
+                if not pieces and more_body:
+                    pieces.append(bytearray())
+                _append(pieces, piece)
+            has_body = True
+            return {"type": "http.request", "body": b"".join(pieces), "more_body": False}
 
         length = Headers(scope=scope).get("content-length", "0")
         declared = int(length) if length.isdecimal() else 0
-        await self._app(scope, receive_limited, send)
+        try:
+            await self._app(scope, receive_whole, send)
+        finally:
+            self._num_held -= num_bytes
+
+    @asynccontextmanager
+    async def _in_time(self, started: float, *, num_bytes: int) -> AsyncIterator[None]:
+        """Raises HTTPException 408 if what is awaited takes longer than the client has."""
+        limits = self._limits
+        deadline = started + limits.timeout_s + num_bytes / limits.min_bytes_per_s
+        try:
+            async with asyncio.timeout_at(deadline):
+                yield
+        except TimeoutError:
+            raise HTTPException(
+                HTTPStatus.REQUEST_TIMEOUT,
+                "The request's body took too long.",
+                headers={"connection": "close"},
+            ) from None
+
+    def _check(self, num_bytes: int) -> None:
+        if num_bytes > self._limits.max_bytes:
+            raise self._too_large()
+        if self._num_held > self._limits.max_held_bytes:
+            raise CapacityError(
+                "The bodies of all requests together exceed the memory for them.",
+                retry_after_s=1.0,
+            )
 
     def _too_large(self) -> HTTPException:
         return HTTPException(
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-            f"The request body exceeds {self._max_bytes} bytes.",
+            f"The request body exceeds {self._limits.max_bytes} bytes.",
             # The rest of the body is not read, so the connection cannot carry another request.
             headers={"connection": "close"},
         )
@@ -153,3 +215,11 @@ def _request_id(scope: Scope) -> str:
     """The client's `x-request-id` if it is a short plain word, else a new one."""
     given = Headers(scope=scope).get("x-request-id", "")
     return given if _ACCEPTED_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
+
+
+def _append(pieces: list[bytes | bytearray], piece: bytes) -> None:
+    """To the one buffer that is there, or as the only piece, which is then never copied."""
+    if pieces and isinstance(pieces[0], bytearray):
+        pieces[0] += piece
+    else:
+        pieces.append(piece)

@@ -23,28 +23,13 @@ from pydantic_settings import (
 
 from janus_core.errors import ParameterError
 from janus_core.threads import parse_threads
-from server.fetch_policy import parse_domains, parse_networks
+from server.intake_settings import MIB, IntakeSettings, Positive, Seconds
 from server.keys import check_key, parse_list
 from server.origins import parse_hosts, parse_origins
 
 ENV_PREFIX = "JANUS_"
 
 SECRETS = frozenset({"api_keys", "admin_key"})
-
-MIB = 2**20
-
-Positive = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
-
-
-def _domains(text: str) -> str:
-    parse_domains(text)
-    return text
-
-
-def _networks(text: str) -> str:
-    parse_networks(text)
-    return text
 
 
 def _origins(text: str) -> str:
@@ -71,7 +56,7 @@ SecretKeys = Annotated[SecretStr, AfterValidator(_keys)]
 SecretKey = Annotated[SecretStr, AfterValidator(_key)]
 
 
-class Settings(BaseSettings):
+class Settings(IntakeSettings):
     """Every knob of `janus serve`. Build it with `load_settings`, which explains what is wrong."""
 
     model_config = SettingsConfigDict(
@@ -173,9 +158,6 @@ class Settings(BaseSettings):
         None, description="Requests of one key answered at the same time. Default: any number."
     )
 
-    keep_alive_s: Annotated[int, Field(ge=1, le=3600)] = Field(
-        30, description="How long an idle connection stays open."
-    )
     ping_interval_s: Seconds = Field(
         15.0, description="Silence in a stream before a comment is sent."
     )
@@ -235,29 +217,6 @@ class Settings(BaseSettings):
 
     max_step_s: Seconds = Field(
         60.0, description="A step that takes longer counts as hung, and the server as not ready."
-    )
-    max_body_bytes: Positive = Field(64 * MIB, description="Largest request body.")
-    max_image_bytes: Positive = Field(10 * MIB, description="Largest encoded input image.")
-    max_image_pixels: Positive = Field(
-        25_000_000, description="Most pixels of an input image, looked up before it is decoded."
-    )
-    max_images_per_request: Positive = Field(16, description="Most input images of one request.")
-    media_urls: Literal["off", "https", "http"] = Field(
-        "off",
-        description="Fetch images that clients name by address: off, https only, or http as well.",
-    )
-    allowed_media_domains: Annotated[str, AfterValidator(_domains)] | None = Field(
-        None,
-        description="Hosts to fetch images from, separated by commas; *.example.com is all below "
-        "example.com. Default: any.",
-    )
-    allowed_media_networks: Annotated[str, AfterValidator(_networks)] | None = Field(
-        None,
-        description="Networks to fetch images from although they are not public, such as "
-        "10.1.2.0/24, separated by commas.",
-    )
-    media_url_timeout_s: Annotated[float, Field(gt=0, le=300, allow_inf_nan=False)] = Field(
-        10.0, description="How long fetching one image may take, redirects included."
     )
     max_choices: Annotated[int, Field(ge=1, le=128)] = Field(
         8, description="Largest n of a chat completion."

@@ -233,6 +233,25 @@ def test_text_that_cannot_fit_is_refused_before_it_is_encoded() -> None:
     assert builder.generation("x" * longest)
 
 
+@pytest.mark.parametrize("excess", [-1, 0, 1])
+def test_the_limit_of_text_counts_bytes(excess: int) -> None:
+    builder = PromptBuilder(PRO, CONFIG, max_text_bytes=9)
+    text = "\u00fc" * 4 + "x" * (excess + 1)
+    calls = [
+        ("prompt", lambda: builder.generation(text)),
+        ("negative_prompt", lambda: builder.generation("x", negative_prompt=text)),
+        ("messages.0.content", lambda: builder.understanding([user(text)])),
+        ("messages", lambda: builder.understanding([user(text[:2]), user(text[2:])])),
+    ]
+    for param, call in calls:
+        if excess <= 0:
+            call()
+            continue
+        with pytest.raises(ParameterError) as caught:
+            call()
+        assert (caught.value.param, caught.value.code) == (param, "string_above_max_length")
+
+
 @given(st.text(alphabet="ab .\n", min_size=1, max_size=30).filter(lambda text: text.strip()))
 def test_generation_is_the_original_pair(text: str) -> None:
     pair = BUILDER.generation(text)
