@@ -13,6 +13,7 @@
           - DrainingError
       + EngineError             our fault or the machine's
           - StepError           a step failed; only the requests it belonged to are lost
+              - TransientStepError    for want of memory, or by the machine's fault
           - EngineDeadError     the engine has stopped; nothing more will be answered
 
 Knows no HTTP: status codes are a table at the edge (`server/errors.py`). Messages are full
@@ -86,6 +87,15 @@ class EngineError(JanusError):
 
 class StepError(EngineError):
     """A step failed; the requests it belonged to are lost, the others go on."""
+
+
+class TransientStepError(StepError):
+    """A step failed for a reason that is not the request's: it may succeed after
+    `retry_after_s`."""
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class EngineDeadError(EngineError):

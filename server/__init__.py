@@ -24,10 +24,12 @@ def run(settings: "Settings") -> int:
     What can go wrong at once goes wrong before the imports that take seconds. Raises ParameterError
     for an address that cannot be had, CheckpointError and ParameterError for a model.
     """
+    from server.early_exit import exit_on_signals
     from server.heap import loading
     from server.listener import bind
     from server.logs import configure_logging
 
+    exit_on_signals()
     configure_logging(settings.log_level, style=settings.log_format)
     logger.info("Settings: %s", settings.model_dump_json(exclude_none=True))
     with ExitStack() as stack:

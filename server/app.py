@@ -166,6 +166,7 @@ def _new_context(
         metrics=metrics,
         limits=limits,
         max_step_s=settings.max_step_s,
+        watchdog_s=settings.watchdog_s,
         tracer=tracing.tracer,
         log_prompts=settings.log_prompts,
     )

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -36,13 +36,12 @@ from server.prompt_log import end_of_prompt
 from server.rate_limits import RateLimits
 from server.record import RequestRecord, Task
 from server.tracing import RequestTrace
+from server.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
 STOP_S = 10.0
-
-WATCH_S = 0.5
-"""Between two looks at how long the step at hand has been running."""
+"""For the step at hand to end when the engine is stopped."""
 
 RequestEvent = Started | TextDelta | ImageProgress | Preview | Finished
 """What a handle passes on; a `Failed` is raised instead."""
@@ -51,7 +50,8 @@ RequestEvent = Started | TextDelta | ImageProgress | Preview | Finished
 class Dispatcher:
     """Runs the engine, submits requests to it and hands its events to whoever waits for them.
 
-    Made on the event loop that waits.
+    Made on the event loop that waits, where `on_failure` is called with the reason if only a new
+    process can help (`Watchdog` says when).
     """
 
     def __init__(
@@ -61,6 +61,7 @@ class Dispatcher:
         metrics: Metrics,
         limits: RateLimits,
         max_step_s: float,
+        watchdog_s: float,
         tracer: Tracer,
         log_prompts: bool,
     ) -> None:
@@ -76,22 +77,35 @@ class Dispatcher:
         self._idle.set()
         self.service: EngineService = pipeline.new_service(self._sink)
         self.draining = False
-        self._max_step_s = max_step_s
+        self.on_failure: Callable[[str], None] = lambda _: None
+        self._watchdog = Watchdog(
+            self.service,
+            max_step_s=max_step_s,
+            watchdog_s=watchdog_s,
+            on_hung=self._give_up,
+            on_failure=lambda reason: self.on_failure(reason),
+        )
         self._max_waiting = pipeline.settings.max_waiting
         self._watching: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Start the engine's thread."""
         self.service.start()
-        self._watching = asyncio.ensure_future(self._watch_steps())
+        self._watching = asyncio.ensure_future(self._watchdog.run())
 
     @property
     def is_hung(self) -> bool:
         """Whether the step at hand takes longer than any should."""
-        return self.service.step_age_s > self._max_step_s
+        return self._watchdog.is_hung
 
-    async def drain(self, grace_s: float) -> bool:
-        """Take no new work, wait for the rest, stop the engine; whether all ended in time.
+    @property
+    def has_stopped(self) -> bool:
+        """Whether the engine's thread has ended."""
+        return not self.service.is_alive
+
+    async def drain(self, grace_s: float, *, delay_s: float = 0.0) -> bool:
+        """Take no new work, wait for the rest, at least `delay_s` and at most `grace_s`, and stop
+        the engine; whether all ended in time.
 
         Waits on the event loop and in no thread: a thread that waits out the grace time would keep
         the process alive although a second signal has ended everything else.
@@ -100,6 +114,7 @@ class Dispatcher:
         self.service.drain(0.0)
         with suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
+                await asyncio.sleep(delay_s)
                 await self._idle.wait()
         done = self._idle.is_set()
         await self.stop()
@@ -135,6 +150,8 @@ class Dispatcher:
         They are made the sender's here, the one way that all work takes: who could forget the
         tenant would let caches tell one client what another has asked.
         """
+        if self.is_hung:
+            raise EngineDeadError("The engine does not answer.")
         if len(requests) > self._max_waiting:
             # Not a matter of load: so many never find room in the queue.
             raise ParameterError(
@@ -198,14 +215,11 @@ class Dispatcher:
                 self._limits.settle(principal, event.request_id, used=used)
             handle.put(event)
 
-    async def _watch_steps(self) -> None:
+    def _give_up(self) -> None:
         """A step that hangs has no events, so who waits for one is told here. If it goes on in the
         end, the requests it was computing are cancelled, because nobody waits any more."""
-        while True:
-            await asyncio.sleep(WATCH_S)
-            if self.is_hung:
-                for request_id, handle in self._handles.items():
-                    handle.give_up(request_id)
+        for request_id, handle in self._handles.items():
+            handle.give_up(request_id)
 
     def _forget(self, request_id: str) -> "RequestHandle | None":
         handle = self._handles.pop(request_id, None)

@@ -26,6 +26,7 @@ from janus_core.errors import (
     RateLimitError,
     RequestError,
     StepError,
+    TransientStepError,
 )
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,9 @@ PERMISSION = "permission_error"
 RATE_LIMIT = "rate_limit_error"
 SERVER_ERROR = "server_error"
 UNAVAILABLE = "service_unavailable"
+
+RESTART_S = 10.0
+"""When to come back to an engine that is gone: a supervisor has started the next one by then."""
 
 _INTERNAL_MESSAGE = "The server failed to answer; its log has the reason."
 
@@ -95,20 +99,25 @@ class _Row:
     should_retry: bool | None = None
     # Instead of the error's own message, which may quote an exception nobody foresaw.
     message: str | None = None
+    # If the error does not know it better.
+    retry_after_s: float | None = None
+    # Whether the connection ends with the answer: who keeps it would come back to this process.
+    closes: bool = False
 
 
 # The nearest class of the error's MRO decides.
 _BY_CLASS: Mapping[type, _Row] = {
     RequestError: _Row(400, INVALID_REQUEST),
-    QueueFullError: _Row(429, RATE_LIMIT, "queue_full"),
-    RateLimitError: _Row(429, RATE_LIMIT, "rate_limit_exceeded"),
-    DrainingError: _Row(503, UNAVAILABLE, "draining"),
-    CapacityError: _Row(503, UNAVAILABLE, "server_is_overloaded"),
+    QueueFullError: _Row(429, RATE_LIMIT, "queue_full", True),
+    RateLimitError: _Row(429, RATE_LIMIT, "rate_limit_exceeded", True),
+    DrainingError: _Row(503, UNAVAILABLE, "draining", True, closes=True),
+    CapacityError: _Row(503, UNAVAILABLE, "server_is_overloaded", True),
     # The same prompt would fail the same way: a retry only costs everybody steps.
     StepError: _Row(
         500, SERVER_ERROR, "step_failed", False, "The engine failed to compute this request."
     ),
-    EngineDeadError: _Row(503, UNAVAILABLE, "engine_dead"),
+    TransientStepError: _Row(503, UNAVAILABLE, "server_is_overloaded", True),
+    EngineDeadError: _Row(503, UNAVAILABLE, "engine_dead", True, retry_after_s=RESTART_S),
     JanusError: _Row(500, SERVER_ERROR, "internal_error", False, _INTERNAL_MESSAGE),
 }
 
@@ -137,14 +146,18 @@ def reply_for(error: JanusError) -> ErrorReply:
     param = code = None
     if isinstance(error, RequestError):
         param, code = error.param, error.code
+    retry_after_s = row.retry_after_s
+    if isinstance(error, CapacityError | TransientStepError):
+        retry_after_s = error.retry_after_s
     return ErrorReply(
         _STATUS_BY_CODE.get(code or "", row.status),
         row.type,
         row.message or error.message,
         param=param,
         code=code or row.code,
-        retry_after_s=error.retry_after_s if isinstance(error, CapacityError) else None,
+        retry_after_s=retry_after_s,
         should_retry=row.should_retry,
+        extra_headers={"connection": "close"} if row.closes else {},
     )
 
 

@@ -4,15 +4,20 @@ Owns the signals and the order of things at both ends; knows no endpoint. Leans 
 shutdown (close the listener, wait for answers, cancel the rest) and puts the drain before it: until
 running work has ended, the listener stays open, so that new requests get a 503 and a probe sees
 why. Invariant: a server that was told to stop exits with 0, whether or not everything ended in
-time.
+time, and one whose engine is gone exits with `EXIT_ENGINE`, so that a supervisor starts the next.
 """
 
 import asyncio
+import faulthandler
 import logging
+import multiprocessing
+import os
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from types import FrameType
+from typing import NoReturn
 
 import uvicorn
 from fastapi import FastAPI
@@ -35,6 +40,12 @@ FLUSH_S = 10
 
 BACKLOG = 2048
 
+EXIT_ENGINE = 70
+"""The engine died or hung: EX_SOFTWARE of sysexits.h. A healthy start never ends with it."""
+
+ENDING_S = 60.0
+"""For the end of the process, once nothing is served any more."""
+
 
 def serve(
     pipeline: Pipeline,
@@ -48,9 +59,21 @@ def serve(
         _bound(listener, settings.max_connections)
     app = create_app(pipeline, settings)
     server = DrainingServer(app, settings=settings, metrics_listener=metrics_listener)
+    server.last_resort_s = settings.max_step_s + settings.watchdog_s if settings.watchdog_s else 0.0
     _announce_model(pipeline)
     server.run(sockets=[listener])
-    return 0 if server.started else 1
+    if server.left_engine_behind:
+        # A thread that does not end would crash the process while the interpreter is taken apart.
+        _end(server.exit_code)
+    return server.exit_code
+
+
+def _end(code: int) -> NoReturn:
+    """End the process now, and its children with it."""
+    for child in multiprocessing.active_children():
+        child.kill()
+    logging.shutdown()
+    os._exit(code)
 
 
 def load_pipeline(settings: Settings) -> Pipeline:
@@ -96,7 +119,13 @@ def load_pipeline(settings: Settings) -> Pipeline:
 
 
 class DrainingServer(uvicorn.Server):
-    """uvicorn, with a drain between the first signal and its own shutdown."""
+    """uvicorn, with a drain between the first signal and its own shutdown, and an end if the engine
+    is gone.
+
+    `last_resort_s`: if the event loop itself stands still for so long, as under code that never
+    lets go of the interpreter, a thread of C ends the process with status 1. 0 for a server that
+    shares its process.
+    """
 
     def __init__(
         self,
@@ -124,6 +153,10 @@ class DrainingServer(uvicorn.Server):
         self._metrics_listener = metrics_listener
         self._metrics_server: MetricsServer | None = None
         self._grace_s = settings.grace_s
+        self._drain_delay_s = settings.drain_delay_s
+        self.last_resort_s = 0.0
+        self.left_engine_behind = False
+        self._has_failed = False
         self._drain: asyncio.Task[None] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_told = False
@@ -133,32 +166,61 @@ class DrainingServer(uvicorn.Server):
         self._loop = asyncio.get_running_loop()
         await super().serve(sockets)
 
+    @property
+    def exit_code(self) -> int:
+        """0 for a server that was told to stop, even if it was not served by then."""
+        if self._is_told:
+            return 0
+        if self._has_failed:
+            return EXIT_ENGINE
+        return 0 if self.started else 1
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's, then print the address: whoever reads it may connect."""
         await super().startup(sockets)
-        if self.started and self._metrics_listener is not None:
-            context: Context = self._app.state.context
+        if not self.started:
+            return
+        context: Context = self._app.state.context
+        context.dispatcher.on_failure = self.fail
+        if self._metrics_listener is not None:
             self._metrics_server = MetricsServer(context, self._metrics_listener)
             self._metrics_server.start()
             logger.info("Metrics on %s/metrics", url_of(self._metrics_listener))
-        if self.started:
-            for listener in sockets or []:
-                if isinstance(listener, Listener):
-                    listener.on_refusal = self._on_refusal
-                logger.info("Listening on %s", url_of(listener))
+        for listener in sockets or []:
+            if isinstance(listener, Listener):
+                listener.on_refusal = self._on_refusal
+            logger.info("Listening on %s", url_of(listener))
+
+    async def on_tick(self, counter: int) -> bool:
+        """As uvicorn's, ten times a second; once a second this loop shows that it runs."""
+        if self.last_resort_s and counter % 10 == 0:
+            faulthandler.dump_traceback_later(self.last_resort_s, exit=True)
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's, which leaves the app's end out when forced: but an engine's thread that
         still computes while the interpreter is taken apart would crash the process."""
+        if self.last_resort_s:
+            faulthandler.dump_traceback_later(ENDING_S, exit=True)
         await super().shutdown(sockets)
-        if self.force_exit:
-            context: Context = self._app.state.context
-            await context.dispatcher.stop()
+        context: Context = self._app.state.context
+        dispatcher = context.dispatcher
+        if self.force_exit and not self._has_failed:
+            await dispatcher.stop()
         if self._metrics_server is not None:
             await self._metrics_server.stop()
+        self.left_engine_behind = self._has_failed or not dispatcher.has_stopped
+
+    def fail(self, reason: str) -> None:
+        """End without the engine, from which nothing is to be expected: whoever waited for it has
+        been told. Called on the event loop."""
+        self._has_failed = True
+        logger.critical("%s Ending the process with status %d.", reason, self.exit_code)
+        self.force_exit = self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal begins the drain, the next one ends the process after the step at hand.
+        SIGINT, from somebody at a terminal, does not wait for load balancers.
 
         uvicorn would remember the signal and raise it again at the end; a drained server has
         answered it, and exits with 0.
@@ -167,26 +229,27 @@ class DrainingServer(uvicorn.Server):
         name = signal.Signals(sig).name
         if self._is_told or self._loop is None or not self.started:
             logger.warning("%s: exiting at once.", name)
-            self.force_exit = self.should_exit = True
+            self._is_told = self.force_exit = self.should_exit = True
             return
         self._is_told = True
         logger.info("%s: draining for at most %g s.", name, self._grace_s)
-        self._loop.call_soon_threadsafe(self.begin_drain)
+        delay_s = 0.0 if sig == signal.SIGINT else self._drain_delay_s
+        self._loop.call_soon_threadsafe(partial(self.begin_drain, delay_s=delay_s))
 
-    def begin_drain(self) -> None:
+    def begin_drain(self, *, delay_s: float = 0.0) -> None:
         """Start the drain, once; called on the event loop."""
         if self._drain is None:
-            self._drain = asyncio.ensure_future(self._drain_and_exit())
+            self._drain = asyncio.ensure_future(self._drain_and_exit(delay_s))
 
     def _on_refusal(self, reason: str) -> None:
         """Count what never became a request."""
         context: Context = self._app.state.context
         context.metrics.connection_refused(reason)
 
-    async def _drain_and_exit(self) -> None:
+    async def _drain_and_exit(self, delay_s: float) -> None:
         context: Context = self._app.state.context
         try:
-            done = await context.dispatcher.drain(self._grace_s)
+            done = await context.dispatcher.drain(self._grace_s, delay_s=delay_s)
             logger.info("Drained." if done else "The grace time is over; ending what still runs.")
         finally:
             self.should_exit = True

@@ -157,7 +157,11 @@ class Settings(IntakeSettings):
     concurrent_requests: Positive | None = Field(
         None, description="Requests of one key answered at the same time. Default: any number."
     )
-
+    drain_delay_s: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = Field(
+        5.0,
+        description="How long, of grace_s, the server listens after SIGTERM even if nothing runs, "
+        "so that load balancers see that it is not ready.",
+    )
     ping_interval_s: Seconds = Field(
         15.0, description="Silence in a stream before a comment is sent."
     )
@@ -217,6 +221,11 @@ class Settings(IntakeSettings):
 
     max_step_s: Seconds = Field(
         60.0, description="A step that takes longer counts as hung, and the server as not ready."
+    )
+    watchdog_s: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = Field(
+        30.0,
+        description="How long a hung step has to come back before the process ends with status 70; "
+        "0 never ends it.",
     )
     max_choices: Annotated[int, Field(ge=1, le=128)] = Field(
         8, description="Largest n of a chat completion."

@@ -100,7 +100,7 @@ def server_process(
     process = subprocess.Popen(
         [JANUS, "serve", "--port", "0", *flags],
         cwd=cwd,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environ,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "JANUS_DRAIN_DELAY_S": "0"} | environ,
         stderr=subprocess.PIPE,
         text=True,
     )

@@ -6,9 +6,9 @@ and when none is live no slot is in use.
 """
 
 import logging
-import math
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -16,13 +16,15 @@ from janus_core.engine.admission import Bounds
 from janus_core.engine.constraint import Matcher
 from janus_core.engine.events import Event, Failed, FinishReason, ImageProgress, Preview, Started
 from janus_core.engine.execution import Executor
+from janus_core.engine.faults import Fault, error_of, fault_of
 from janus_core.engine.forecast import Estimate, Horizon, Outlook
 from janus_core.engine.graph_choice import new_step_graphs
 from janus_core.engine.pace import Pace
 from janus_core.engine.plan import Sample, StepPlan
+from janus_core.engine.probe import probe_plan
 from janus_core.engine.render import Rendered, RenderJob, new_renderer
-from janus_core.engine.report import finished_of, summary_of
-from janus_core.engine.request import ImageInput, ImageRequest, Request, TextRequest
+from janus_core.engine.report import finished_of, stats_of, summary_of
+from janus_core.engine.request import ImageRequest, Request, TextRequest
 from janus_core.engine.runner import Runner
 from janus_core.engine.scheduler import Scheduler
 from janus_core.engine.sequence import RequestState, new_state
@@ -32,7 +34,7 @@ from janus_core.engine.stats import EngineStats
 from janus_core.engine.step_model import StepLoad, StepModel
 from janus_core.engine.text_output import TextOutput
 from janus_core.engine.vision_cache import VisionCache
-from janus_core.errors import JanusError, QueueFullError, StepError
+from janus_core.errors import EngineDeadError, JanusError, QueueFullError
 from janus_core.models.janus import JanusModel
 from janus_core.models.kv_pool import KvPool
 from janus_core.tokenizer import Tokenizer
@@ -66,7 +68,10 @@ class Engine:
         self._pace = Pace(settings, self._step_model, num_codes=config.vq.num_codes)
         self._horizon = Horizon(self._pace, self._step_model, num_codes=config.vq.num_codes)
         self._scheduler = Scheduler(
-            settings, self._pool, is_embedded=self._is_embedded, pace=self._pace
+            settings,
+            self._pool,
+            is_embedded=lambda tenant, image: (tenant, image.digest) in self._vision_cache,
+            pace=self._pace,
         )
         # The slot behind the others is nobody's: padding is written there.
         kv = KvPool.allocate(
@@ -77,7 +82,8 @@ class Engine:
             model, tokenizer, kv=kv, vision_cache=self._vision_cache, graphs=graphs
         )
         self.attention_backend = self._runner.attention_backend
-        self._executor = Executor(self._runner)
+        probe = partial(probe_plan, tokenizer.bos_id, spare_start=num_positions)
+        self._executor = Executor(self._runner, probe=probe)
         # Read before the renderer's thread exists: what a thread sets is the default of new ones.
         self.num_threads = torch.get_num_threads()
         self._renderer = new_renderer(model, settings, on_rendered=lambda: self.on_rendered())
@@ -127,11 +133,11 @@ class Engine:
             now_s=time.monotonic(),
         )
         self._num_submitted += 1
-        self._states[request.id] = state
         if isinstance(request, TextRequest):
             detokenizer = self._tokenizer.stream()
             eos_id = self._tokenizer.eos_id
             self._outputs[request.id] = TextOutput(request, detokenizer, eos_id=eos_id)
+        self._states[request.id] = state
         if matcher is not None:
             self._runner.hold(state, matcher)
         self._scheduler.add(state)
@@ -147,7 +153,8 @@ class Engine:
         """End all requests with `error`; returns what `step` would have."""
         for state in list(self._states.values()):
             self._fail(state, error)
-        return self._take_events()
+        events, self._events = self._events, []
+        return events
 
     # ---- events out -----------------------------------------------------------------------------
 
@@ -155,6 +162,11 @@ class Engine:
     def has_work(self) -> bool:
         """Whether a step could still produce an event."""
         return bool(self._states or self._events)
+
+    @property
+    def beat_s(self) -> float:
+        """When the pass at hand began, on the monotonic clock. Thread-safe."""
+        return self._executor.beat_s
 
     @property
     def num_waiting(self) -> int:
@@ -178,7 +190,8 @@ class Engine:
         self._collect_rendered()
         num_images = self._scheduler.num_images + len(self._rendering)
         self._horizon.look(self._outlook, num_images=num_images)
-        return self._take_events()
+        events, self._events = self._events, []
+        return events
 
     def estimate(self, request: Request | str, *, num_images: int = 1) -> Estimate | None:
         """When a picture will be there: one that is being drawn or waits (by its id), or the last
@@ -213,29 +226,15 @@ class Engine:
 
     def stats(self) -> EngineStats:
         """The numbers of this moment. Thread-safe, if not from one instant."""
-        image = self._horizon.of_more(1)
-        pool, scheduler, vision = self._pool, self._scheduler, self._vision_cache
-        return EngineStats(
-            num_running=scheduler.num_running,
-            num_waiting=scheduler.num_waiting,
+        return stats_of(
+            self._scheduler,
+            self._executor,
+            pool=self._pool,
+            vision=self._vision_cache,
+            pace=self._pace,
+            image=self._horizon.of_more(1),
             num_rendering=len(self._rendering),
-            kv_positions=pool.num_positions,
-            kv_usage=pool.num_used / pool.num_positions,
-            kv_cached=pool.num_cached / pool.num_positions,
-            num_steps=self._executor.num_steps,
-            prefix_queries=scheduler.prefix_queries_tokens,
-            prefix_hits=scheduler.prefix_hits_tokens,
-            uncond_prefix_hits=scheduler.uncond_prefix_hits_tokens,
-            vision_queries=vision.num_queries,
-            vision_hits=vision.num_hits,
-            vision_cache_bytes=vision.num_bytes,
-            num_set_backs=scheduler.num_set_backs,
-            num_failed_steps=self._executor.num_failed_steps,
             num_dropped_previews=self._num_dropped_previews,
-            image_wait_s=math.nan if image is None else image.wait_s,
-            image_eta_s=math.nan if image is None else image.remaining_s,
-            text_s=self._pace.text_seconds,
-            image_s=self._pace.image_seconds,
         )
 
     def check_integrity(self) -> None:
@@ -285,15 +284,21 @@ class Engine:
         for encode in plan.encodes:
             encode.state.embedded.add(encode.index)
         for sample in samples:
-            if sample.error is not None:
-                self._fail(sample.state, sample.error)
-            elif not sample.is_finite:
-                self._runner.clear(sample.state)
-                self._fail(sample.state, StepError("The model's output was not a finite number."))
-            elif sample.state.is_image:
-                self._accept_code(sample)
-            else:
-                self._accept_word(sample)
+            try:
+                self._accept(sample)
+            except Exception:
+                # What is done with a token is its request's alone, as the token is.
+                logger.exception("Request %s failed after a step.", sample.state.id)
+                if sample.state.id in self._states:
+                    self._fail(sample.state, error_of(Fault.REQUEST))
+
+    def _accept(self, sample: Sample) -> None:
+        if sample.error is not None:
+            self._fail(sample.state, sample.error)
+        elif sample.state.is_image:
+            self._accept_code(sample)
+        else:
+            self._accept_word(sample)
 
     def _accept_word(self, sample: Sample) -> None:
         state = sample.state
@@ -348,7 +353,10 @@ class Engine:
                 continue
             if rendered.pixels is None:
                 logger.error("Rendering request %s failed.", state.id, exc_info=rendered.error)
-                self._fail(state, StepError(f"The picture could not be decoded: {rendered.error}"))
+                fault = Fault.REQUEST if rendered.error is None else fault_of(rendered.error)
+                if fault is Fault.DEVICE:
+                    raise EngineDeadError("The device is lost while a picture was decoded.")
+                self._fail(state, error_of(fault))
             elif job.preview_index is not None:
                 self._events.append(
                     Preview(state.id, job.preview_index, len(job.codes), rendered.pixels)
@@ -381,10 +389,6 @@ class Engine:
         self._outputs.pop(state.id, None)
         del self._states[state.id]
 
-    def _take_events(self) -> list[Event]:
-        events, self._events = self._events, []
-        return events
-
     def _render_job(self, state: RequestState, *, preview_index: int | None = None) -> RenderJob:
         vocab_size = self._config.backbone.vocab_size
         return RenderJob(
@@ -393,6 +397,3 @@ class Engine:
             is_wanted=lambda: state.id in self._states,
             preview_index=preview_index,
         )
-
-    def _is_embedded(self, tenant: str, image: ImageInput) -> bool:
-        return (tenant, image.digest) in self._vision_cache

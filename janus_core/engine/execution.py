@@ -1,17 +1,21 @@
-"""Carries out a plan and finds the culprit if that raises.
+"""Carries out a plan and finds the culprits if that fails.
 
 Owns the counts of steps and of failed ones, and the steps that were launched ahead (`ahead.py`);
 knows the runner, and of requests only that those that fail must leave the plan. Invariant: a fault
-inside a step ends the requests that caused it and no other, and an engine in which nothing succeeds
-any more raises instead of going on.
+inside a step ends the requests that caused it and no other, and an engine that cannot compute
+anything any more raises instead of going on.
 """
 
 import logging
 import time
+from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 from janus_core.engine.ahead import Flight
 from janus_core.engine.events import StepDone
+from janus_core.engine.faults import Fault, error_of, fault_of, no_fault_of_the_request
 from janus_core.engine.plan import Sample, StepPlan, decode_load
 from janus_core.engine.runner import Runner
 from janus_core.engine.sequence import RequestState, Role
@@ -19,7 +23,8 @@ from janus_core.engine.step_model import StepLoad
 from janus_core.errors import EngineDeadError, StepError
 
 MAX_LOST_STEPS = 8
-"""Steps in a row in which every request failed, after which the fault is not the requests'."""
+"""Steps in a row in which every request failed and the probe after them did too: by then the fault
+is not the requests'."""
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +33,7 @@ logger = logging.getLogger(__name__)
 class Outcome:
     """What a step brought: samples, the requests that failed with their errors, and its duration.
 
-    Not `is_whole`: requests were repeated one by one, so that the duration says nothing of the
+    Not `is_whole`: parts of the step were repeated, so that the duration says nothing of the
     machine.
     """
 
@@ -38,13 +43,25 @@ class Outcome:
     is_whole: bool = True
 
 
-class Executor:
-    """`num_steps` and `num_failed_steps` count since the start."""
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """What came of computing some requests together: samples, and whom the fault concerns."""
 
-    def __init__(self, runner: Runner) -> None:
+    samples: list[Sample]
+    suspects: list[RequestState]
+    fault: Fault | None = None
+
+
+class Executor:
+    """`num_steps` and `num_failed_steps` count since the start; `beat_s` is when the pass at hand
+    began, on the monotonic clock. `probe` makes the plan of a step that must succeed."""
+
+    def __init__(self, runner: Runner, *, probe: Callable[[], StepPlan]) -> None:
         self._runner = runner
+        self._probe = probe
         self.num_steps = 0
         self.num_failed_steps = 0
+        self.beat_s = 0.0
         self._num_lost_steps = 0
         self._flight: Flight | None = None
         self._plan = StepPlan()
@@ -73,33 +90,31 @@ class Executor:
         return self._plan
 
     def run(self, plan: StepPlan, *, num_running: int) -> Outcome:
-        """Compute the plan, or read it if it is `pending`; if that raises, compute its requests one
-        by one, and take those that raise again out of the plan. Steps may run ahead if it samples
-        for all requests that run.
+        """Compute the plan, or read it if it is `pending`; if that fails, compute it in parts until
+        it is clear whose fault it is, and take those out of the plan. Steps may run ahead if it
+        samples for all requests that run.
 
-        Raises EngineDeadError after `MAX_LOST_STEPS` lost steps.
+        Raises EngineDeadError if the device is lost, and after `MAX_LOST_STEPS` lost steps.
         """
         if self._flight is None:
             started_s = time.monotonic()
             self._runner.copy(plan.copies)
         else:
             started_s = self._read_s
-        failures: list[tuple[RequestState, StepError]] = []
-        is_whole = True
-        try:
-            is_all = len(plan.sampling) == num_running
-            samples = self._compute(plan, is_all=is_all)
-        except Exception:
+        is_all = len(plan.sampling) == num_running
+        attempt = self._attempt(plan.states(), partial(self._compute, plan, is_all=is_all))
+        samples, failures = attempt.samples, []
+        if attempt.fault is not None:
             self._flight = None
-            logger.exception("A step failed; its requests are repeated one by one.")
             self.num_failed_steps += 1
-            is_whole = False
-            samples, failures = self._run_apart(plan)
+            failures = self._repeat(plan, attempt, samples)
         self.num_steps += 1
         self._read_s = time.monotonic()
-        self._num_lost_steps = self._num_lost_steps + 1 if not plan.chunks else 0
-        if self._num_lost_steps >= MAX_LOST_STEPS:
-            raise EngineDeadError(f"The last {MAX_LOST_STEPS} steps all failed.")
+        if failures:
+            failed = {state for state, _ in failures}
+            plan.chunks = [chunk for chunk in plan.chunks if chunk.state not in failed]
+            if not plan.chunks and not self._works():
+                failures = [(state, no_fault_of_the_request()) for state, _ in failures]
         roles = [s.role for state in plan.sampling[: plan.num_decoding] for s in state.sequences]
         done = StepDone(
             duration_s=self._read_s - started_s,
@@ -108,7 +123,7 @@ class Executor:
             num_uncond_rows=roles.count(Role.UNCOND),
             num_prefill_tokens=plan.num_prefill_tokens,
         )
-        return Outcome(samples, done, failures, is_whole)
+        return Outcome(samples, done, failures, is_whole=attempt.fault is None)
 
     def _compute(self, plan: StepPlan, *, is_all: bool) -> list[Sample]:
         """The plan's samples; where steps may run ahead, the next step is launched before."""
@@ -127,17 +142,82 @@ class Executor:
             self._flight = None
         return samples
 
-    def _run_apart(
-        self, plan: StepPlan
-    ) -> tuple[list[Sample], list[tuple[RequestState, StepError]]]:
-        """Run the plan request by request; those that raise leave the plan."""
-        samples: list[Sample] = []
+    # ---- faults ---------------------------------------------------------------------------------
+
+    def _attempt(self, states: list[RequestState], compute: Callable[[], list[Sample]]) -> _Attempt:
+        """Compute `states`. Returns without the exception: its traceback would keep tensors alive
+        that the next attempt needs the memory of."""
+        self.beat_s = time.monotonic()
+        try:
+            samples = compute()
+        except Exception as error:
+            fault = fault_of(error)
+            logger.exception("A step of %d requests failed (%s).", len(states), fault.value)
+            if fault is Fault.DEVICE:
+                raise EngineDeadError("The device is lost; only a new process gets it back.") from (
+                    error
+                )
+            return _Attempt([], states, fault)
+        broken = [each.state for each in samples if each.error is None and not each.is_finite]
+        if not broken:
+            return _Attempt(samples, [])
+        logger.error("A step of %d requests gave %d no number.", len(states), len(broken))
+        return _Attempt([s for s in samples if s.state not in broken], broken, Fault.NUMBERS)
+
+    def _repeat(
+        self, plan: StepPlan, failed: _Attempt, samples: list[Sample]
+    ) -> list[tuple[RequestState, StepError]]:
+        """Compute the suspects of a failed attempt again, in halves, and the halves that fail again
+        in halves of their own: among `n` requests a culprit is found within `2 log2(n)` passes.
+        Appends to `samples`; returns the requests that fail alone.
+
+        Repeating is harmless: a pass writes the same keys and values again, and a token is a
+        function of logits and seed.
+        """
         failures: list[tuple[RequestState, StepError]] = []
-        for state in plan.states():
-            try:
-                samples += self._runner.run(plan.only(state))
-            except Exception as error:
-                logger.exception("Request %s failed in a step of its own.", state.id)
-                plan.chunks = [chunk for chunk in plan.chunks if chunk.state is not state]
-                failures.append((state, StepError(f"The request failed in the engine: {error}")))
-        return samples, failures
+        groups = deque(_halves(failed.suspects))
+        fault = failed.fault
+        while groups:
+            group = groups.popleft()
+            self._prepare_again(group, fault)
+            attempt = self._attempt(group, partial(self._runner.run, plan.only(group)))
+            samples += attempt.samples
+            if attempt.fault is None:
+                continue
+            fault = attempt.fault
+            if len(group) > 1:
+                groups.extendleft(reversed(_halves(attempt.suspects)))
+                continue
+            (state,) = group
+            if fault is Fault.NUMBERS:
+                self._runner.clear(state)
+            failures.append((state, error_of(fault)))
+        return failures
+
+    def _prepare_again(self, group: list[RequestState], fault: Fault | None) -> None:
+        """Get rid of what may have caused the fault."""
+        if fault is Fault.MEMORY:
+            self._runner.free_memory()
+        elif fault is Fault.NUMBERS:
+            for state in group:
+                self._runner.distrust_images(state)
+
+    def _works(self) -> bool:
+        """After a step in which every request failed: whether another one can be computed.
+
+        If so it was the requests, and however many of their kind come, the engine goes on.
+        """
+        plan = self._probe()
+        attempt = self._attempt(plan.states(), partial(self._runner.run, plan))
+        if attempt.fault is None:
+            self._num_lost_steps = 0
+            return True
+        self._num_lost_steps += 1
+        if self._num_lost_steps >= MAX_LOST_STEPS:
+            raise EngineDeadError(f"The last {MAX_LOST_STEPS} steps all failed.")
+        return False
+
+
+def _halves(states: list[RequestState]) -> list[list[RequestState]]:
+    middle = (len(states) + 1) // 2
+    return [half for half in (states[:middle], states[middle:]) if half]

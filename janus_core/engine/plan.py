@@ -4,6 +4,7 @@ Owns nothing and knows no tensors. Invariant: the chunks of a plan belong to dif
 and a request that samples has a chunk for each of its sequences, ending at the last known token.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from janus_core.engine.events import SampledToken
@@ -89,12 +90,12 @@ class StepPlan:
         """The requests that compute something, each once, in order."""
         return list(dict.fromkeys(chunk.state for chunk in self.chunks))
 
-    def only(self, state: RequestState) -> "StepPlan":
-        """The part of this plan that concerns one request; its copies are done."""
+    def only(self, states: Collection[RequestState]) -> "StepPlan":
+        """The part of this plan that concerns some requests; its copies are done."""
         return StepPlan(
-            encodes=[encode for encode in self.encodes if encode.state is state],
-            chunks=[chunk for chunk in self.chunks if chunk.state is state],
-            sampling=[state] if state in self.sampling else [],
+            encodes=[encode for encode in self.encodes if encode.state in states],
+            chunks=[chunk for chunk in self.chunks if chunk.state in states],
+            sampling=[state for state in self.sampling if state in states],
         )
 
 

@@ -31,6 +31,9 @@ MID_GREY = 127
 DECODED_TOGETHER = {"cuda": 8}
 """Pictures decoded at once; elsewhere one, which fills every core already."""
 
+ATTEMPTS = 2
+"""To decode one picture."""
+
 BACKGROUND_NICENESS = 10
 """Added to the render thread's niceness: a step never waits for a picture's pixels."""
 
@@ -173,14 +176,21 @@ def new_renderer(
 
 
 def render(model: JanusModel, job: RenderJob) -> Rendered:
-    """Decode one picture; never raises, because a picture's failure is its request's alone."""
+    """Decode one picture, a second time if that fails: all its codes are drawn already. Never
+    raises, because a picture's failure is its request's alone."""
     started_s = time.monotonic()
     pixels, error = None, None
-    try:
-        if job.is_wanted():
-            (pixels,) = _decode(model, [job])
-    except Exception as failure:
-        error = failure
+    for attempt in range(ATTEMPTS):
+        if attempt:
+            error = None  # its traceback keeps tensors alive whose memory may be what lacks
+            if model.device.type == "cuda":
+                torch.cuda.empty_cache()
+        try:
+            if job.is_wanted():
+                (pixels,) = _decode(model, [job])
+            break
+        except Exception as failure:
+            error = failure
     return Rendered(job, pixels, time.monotonic() - started_s, error)
 
 

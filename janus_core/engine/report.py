@@ -1,8 +1,11 @@
-"""What a client learns of a request beside its output: how many tokens, and how long.
+"""What is reported beside the output: of a request how many tokens and how long, of the engine its
+numbers.
 
-Owns nothing; knows the state of a request. Invariant: durations are never negative.
+Owns nothing; knows the state of a request and the engine's parts. Invariant: durations are never
+negative.
 """
 
+import math
 import time
 
 from janus_core.engine.events import (
@@ -13,9 +16,16 @@ from janus_core.engine.events import (
     Timings,
     Usage,
 )
+from janus_core.engine.execution import Executor
+from janus_core.engine.forecast import Estimate
+from janus_core.engine.pace import Pace
 from janus_core.engine.render import Rendered
 from janus_core.engine.request import TextRequest
+from janus_core.engine.scheduler import Scheduler
 from janus_core.engine.sequence import RequestState
+from janus_core.engine.slots import SlotPool
+from janus_core.engine.stats import EngineStats
+from janus_core.engine.vision_cache import VisionCache
 
 
 def finished_of(
@@ -77,4 +87,40 @@ def timings_of(state: RequestState, *, vq_decode_s: float) -> Timings:
         total_s=now_s - state.submitted_s,
         vision_encode_s=state.vision_encode_s,
         vq_decode_s=vq_decode_s,
+    )
+
+
+def stats_of(
+    scheduler: Scheduler,
+    executor: Executor,
+    *,
+    pool: SlotPool,
+    vision: VisionCache,
+    pace: Pace,
+    image: Estimate | None,
+    num_rendering: int,
+    num_dropped_previews: int,
+) -> EngineStats:
+    """The engine's numbers of this moment; `image` is the estimate for a picture that came now."""
+    return EngineStats(
+        num_running=scheduler.num_running,
+        num_waiting=scheduler.num_waiting,
+        num_rendering=num_rendering,
+        kv_positions=pool.num_positions,
+        kv_usage=pool.num_used / pool.num_positions,
+        kv_cached=pool.num_cached / pool.num_positions,
+        num_steps=executor.num_steps,
+        prefix_queries=scheduler.prefix_queries_tokens,
+        prefix_hits=scheduler.prefix_hits_tokens,
+        uncond_prefix_hits=scheduler.uncond_prefix_hits_tokens,
+        vision_queries=vision.num_queries,
+        vision_hits=vision.num_hits,
+        vision_cache_bytes=vision.num_bytes,
+        num_set_backs=scheduler.num_set_backs,
+        num_failed_steps=executor.num_failed_steps,
+        num_dropped_previews=num_dropped_previews,
+        image_wait_s=math.nan if image is None else image.wait_s,
+        image_eta_s=math.nan if image is None else image.remaining_s,
+        text_s=pace.text_seconds,
+        image_s=pace.image_seconds,
     )

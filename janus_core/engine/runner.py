@@ -118,10 +118,24 @@ class Runner:
     @torch.inference_mode()
     def clear(self, state: RequestState) -> None:
         """Zero the keys and values of a request: numbers that are not finite would spread to
-        whoever gets these positions next."""
+        whoever gets these positions next. What is remembered of its images may hold them too."""
+        self.distrust_images(state)
         for sequence in state.sequences:
             if sequence.slot is not None:
                 self._kv.clear(sequence.slot.start, sequence.slot.capacity)
+
+    def distrust_images(self, state: RequestState) -> None:
+        """Run the tower again for the images of a request, whoever asks about them next."""
+        request = state.request
+        for image in request.images if isinstance(request, TextRequest) else ():
+            self._vision_cache.discard((request.tenant, image.digest))
+
+    def free_memory(self) -> None:
+        """Give up what can be made again. The pool stays, with its prefixes: it was allocated at
+        the start, and nothing else could use its memory."""
+        self._vision_cache.clear()
+        if self._model.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def hold(self, state: RequestState, matcher: Matcher) -> None:
         """Constrain what is said for a request, until it is forgotten."""

@@ -105,13 +105,25 @@ class EngineService:
     @property
     def healthy(self) -> bool:
         """Whether the thread runs, so that requests will be answered."""
-        return self._thread.is_alive() and self._error is None
+        return self.is_alive and self._error is None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the thread runs, if only to its end."""
+        return self._thread.is_alive()
+
+    @property
+    def beat_s(self) -> float | None:
+        """When the pass at hand began, on the monotonic clock; None between steps. A step that is
+        repeated in parts beats at each of them, a hung device no more."""
+        started_s = self._step_started_s
+        return None if started_s is None else max(started_s, self._engine.beat_s)
 
     @property
     def step_age_s(self) -> float:
-        """How long the step at hand has been running, 0 between steps: a hung device shows here."""
-        started_s = self._step_started_s
-        return 0.0 if started_s is None else time.monotonic() - started_s
+        """How long the pass at hand has been running, 0 between steps."""
+        beat_s = self.beat_s
+        return 0.0 if beat_s is None else time.monotonic() - beat_s
 
     @property
     def num_live(self) -> int:

@@ -45,3 +45,14 @@ class VisionCache:
         while self.num_bytes > self._max_bytes:
             _, evicted_SD = self._entries.popitem(last=False)
             self.num_bytes -= evicted_SD.nbytes
+
+    def discard(self, key: VisionKey) -> None:
+        """Forget one image, if it is known."""
+        embeddings_SD = self._entries.pop(key, None)
+        if embeddings_SD is not None:
+            self.num_bytes -= embeddings_SD.nbytes
+
+    def clear(self) -> None:
+        """Forget all images."""
+        self._entries.clear()
+        self.num_bytes = 0

@@ -14,6 +14,8 @@ router = APIRouter(tags=["operations"])
 metrics_router = APIRouter(tags=["operations"])
 """Apart, because it may have a port of its own."""
 
+DRAINING = "draining"
+
 
 @router.get("/livez")
 async def livez(request: Request, response: Response) -> Health:
@@ -50,12 +52,14 @@ async def metrics(request: Request) -> Response:
 
 def _answer(response: Response, obstacle: str | None) -> Health:
     response.status_code = 200 if obstacle is None else 503
+    if obstacle == DRAINING:
+        response.headers["connection"] = "close"
     return Health(status=obstacle or "ok")
 
 
 def _obstacle(context: Context) -> str | None:
     """Why a request would not be taken, or None."""
-    return "draining" if context.dispatcher.draining else _engine_fault(context)
+    return DRAINING if context.dispatcher.draining else _engine_fault(context)
 
 
 def _engine_fault(context: Context) -> str | None:

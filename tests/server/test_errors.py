@@ -19,6 +19,7 @@ from janus_core.errors import (
     RateLimitError,
     RequestError,
     StepError,
+    TransientStepError,
 )
 from server.errors import field_path, reply_for
 
@@ -27,12 +28,18 @@ CLASSES = [cls for _, cls in inspect.getmembers(errors, inspect.isclass)]
 
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.__name__)
 def test_every_class_has_an_answer_with_all_four_keys(cls: type[JanusError]):
-    error = cls("Why.", retry_after_s=2.5) if issubclass(cls, CapacityError) else cls("Why.")
+    knows_when = issubclass(cls, CapacityError | TransientStepError)
+    error = cls("Why.", retry_after_s=2.5) if knows_when else cls("Why.")
     reply = reply_for(error)
     body = json.loads(reply.response().body)["error"]
     assert body.keys() == {"message", "type", "param", "code"}
     assert (reply.status < 500) == issubclass(cls, RequestError | QueueFullError | RateLimitError)
-    assert reply.headers().get("retry-after") == ("3" if issubclass(cls, CapacityError) else None)
+    after = "10" if cls is EngineDeadError else "3" if knows_when else None
+    assert reply.headers().get("retry-after") == after
+    # What is certain to repeat says so; what is not says that, and when.
+    if reply.status >= 500 or reply.status == 429:
+        hint = "false" if after is None else "true"
+        assert reply.headers()["x-should-retry"] == hint
 
 
 @pytest.mark.parametrize(
@@ -56,6 +63,10 @@ def test_every_class_has_an_answer_with_all_four_keys(cls: type[JanusError]):
         (DrainingError("M.", retry_after_s=1), 503, "service_unavailable", None, "draining"),
         (EngineDeadError("M."), 503, "service_unavailable", None, "engine_dead"),
         (StepError("M."), 500, "server_error", None, "step_failed"),
+        (
+            TransientStepError("M.", retry_after_s=1),
+            *(503, "service_unavailable", None, "server_is_overloaded"),
+        ),
     ],
 )
 def test_the_table(error: JanusError, status: int, type_: str, param: str | None, code: str | None):

@@ -164,7 +164,8 @@ def test_more_answers_than_the_queue_can_hold_are_not_a_matter_of_load(tiny_chec
 def test_a_dead_engine_shows_at_once_and_nobody_waits(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    with ServerInThread(model=str(tiny_checkpoint)) as server, server.client() as client:
+    house = ServerInThread(model=str(tiny_checkpoint), watchdog_s=0)
+    with house as server, server.client() as client:
         with client.stream("POST", "/v1/chat/completions", json=LONG) as reply:
             lines = reply.iter_lines()
             next(lines)
