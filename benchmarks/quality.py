@@ -44,7 +44,7 @@ class Examined(EngineSubject):
         self._pipeline = Pipeline.load(
             str(folder), settings=settings, device="cpu", weight_format=weight_format
         )
-        self.guidance = self._pipeline.drawing_defaults.guidance
+        self.drawing = self._pipeline.drawing_defaults
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,12 +149,10 @@ def compare(expected: Forced, found: Forced) -> dict[str, float]:
 def exam(directory: Path, kind: str, *, scenes: int, captions: int) -> dict[str, dict]:
     """The overall scores of the recipe's evaluation with one format."""
     subject = Examined(directory, weight_format=kind)
-    figures, _ = evaluate(
-        subject, scenes=scenes, captions=captions, guidances=(subject.guidance, 1.0)
-    )
+    figures, _ = evaluate(subject, scenes=scenes, captions=captions)
     scores = {"answers": figures["answers"]["overall"]}
-    for guidance, marks in figures["drawings"].items():
-        scores[f"drawings at guidance {guidance}"] = marks["overall"]
+    for manner, marks in figures["drawings"].items():
+        scores[f"drawings, {manner}"] = marks["overall"]
     scores["outside answers"] = figures["outside_answers"]["overall"]
     scores["outside drawings"] = figures["outside_drawings"]["overall"]
     return scores

@@ -26,11 +26,11 @@ Cells = list[str]
 
 def main() -> None:
     """Rewrite docs/benchmarks.md between its marks, and the plots beside it."""
-    reports = load(RESULTS)
+    reports, quality = load(RESULTS), load_quality(RESULTS)
     text = PAGE.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{page(reports)}\n{END}{after}", encoding="utf-8")
+    PAGE.write_text(f"{before}{BEGIN}\n\n{page(reports, quality)}\n{END}{after}", encoding="utf-8")
     for report in reports:
         plot = _seconds_plot(Figures(report))
         if plot.values:
@@ -52,12 +52,22 @@ def load(folder: Path) -> list[dict]:
     )
 
 
+def load_quality(folder: Path) -> list[dict]:
+    """The newest report of `benchmarks.quality` of every shape."""
+    newest: dict[str, dict] = {}
+    for path in sorted(folder.glob("*.json")):
+        report = json.loads(path.read_text(encoding="utf-8"))
+        if "forced" in report:
+            newest[report["shape"]] = report
+    return [newest[shape] for shape in sorted(newest)]
+
+
 def is_limited(report: Mapping) -> bool:
     """Whether everybody had to do without instructions newer than AVX2."""
     return bool(report.get("avx2_only"))
 
 
-def page(reports: Sequence[Mapping]) -> str:
+def page(reports: Sequence[Mapping], quality: Sequence[Mapping] = ()) -> str:
     """All tables, in Markdown."""
     if not reports:
         return "No report has been committed yet.\n"
@@ -73,6 +83,9 @@ def page(reports: Sequence[Mapping]) -> str:
         if _seconds_plot(figures).values:
             parts.append(f"![seconds of a picture, by engine](images/{plot.name})")
         parts += [markdown(*table) for table in tables(figures) if table[1]]
+    for report in quality:
+        parts += [f"## What formats cost in quality: {_title(report)}", _quality_conditions(report)]
+        parts += [markdown(*table) for table in quality_tables(report) if table[1]]
     return "\n\n".join(parts) + "\n"
 
 
@@ -183,6 +196,35 @@ def _service_table(figures: Figures) -> tuple[Cells, list[Cells]]:
         )
     ]
     return ["images/s over HTTP", "images/s of the engine alone", "ratio"], rows
+
+
+def quality_tables(report: Mapping) -> list[tuple[Cells, list[Cells]]]:
+    """The logits of every format beside fp32's, and the marks of its exam."""
+    forced = [
+        [f"janus {kind}", *(f"{f[f'{head}_agreement']:.1%}" for head in ("codes", "words")),
+         *(f"{f[f'{head}_divergence']:.2g}" for head in ("codes", "words"))]
+        for kind, f in report["forced"].items()
+    ]  # fmt: skip
+    head = ["engine", "likeliest code is fp32's", "likeliest word", "divergence, codes", "words"]
+    exam = report.get("exam", {})
+    subjects = list(next(iter(exam.values()), {}))
+    marks = [
+        [f"janus {kind}", *(_mark(scores[subject]) for subject in subjects)]
+        for kind, scores in exam.items()
+    ]
+    return [(head, forced), (["engine", *subjects], marks)]
+
+
+def _mark(score: Mapping) -> str:
+    return f"{score['share']:.1%} of {score['total']}"
+
+
+def _quality_conditions(report: Mapping) -> str:
+    return (
+        f"{report['machine']['date'][:10]}; {report['positions']} positions, teacher-forced, mean "
+        "Kullback-Leibler divergence from fp32 in nats. `python -m benchmarks.quality`"
+        f"{'' if report['shape'] == 'mini' else ' --shape ' + report['shape']}."
+    )
 
 
 def markdown(head: Cells, rows: list[Cells]) -> str:

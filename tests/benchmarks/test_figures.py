@@ -127,3 +127,20 @@ def test_reports_of_fewer_instructions_have_bars_of_their_own(tmp_path: Path) ->
     assert "| at least 8 | 9.00 | pass |" in before
     assert "| at least 8 | 3.00 | miss |" in after
     assert "The embedded checkpoint, AVX2 only" in after
+
+
+def test_what_formats_cost_stands_behind_the_speeds(tmp_path: Path) -> None:
+    figures = {"codes_agreement": 0.875, "words_agreement": 1.0}
+    figures |= {"codes_divergence": 0.0012, "words_divergence": 0.0}
+    document = {
+        "shape": "mini",
+        "positions": 8,
+        "machine": {"date": "2026-01-01T00:00:00"},
+        "forced": {"int8": figures},
+        "exam": {"int8": {"answers": {"right": 3, "total": 4, "share": 0.75}}},
+    }
+    (tmp_path / "quality.json").write_text(json.dumps(document), encoding="utf-8")
+    page = reports.page([_report("mini")], reports.load_quality(tmp_path))
+    assert "| janus int8 | 87.5% | 100.0% | 0.0012 | 0 |" in page
+    assert "| janus int8 | 75.0% of 4 |" in page
+    assert not reports.load(tmp_path)

@@ -43,3 +43,11 @@ def test_another_model_is_noticed(tiny_checkpoint: Path) -> None:
     found = quality.run(model, (5, 6, 7), num_codes=5, follow=expected)
     assert found.ids == expected.ids
     assert compare(expected, found)["codes_divergence"] > 0.1
+
+
+@pytest.mark.slow
+def test_the_exam_can_be_sat_in_every_format(mini_checkpoint: Path) -> None:
+    for kind in engine_side.FORMATS:
+        scores = quality.exam(mini_checkpoint, kind, scenes=4, captions=4)
+        assert {"answers", "drawings, default", "outside drawings"} <= set(scores)
+        assert scores["answers"]["total"] > 0
