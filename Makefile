@@ -1,5 +1,5 @@
 # make serve    start the server (embedded weights unless JANUS_MODEL or ARGS say otherwise)
-# make test     lint, types and tests; .ci/run runs it, then test-clients and test-hardening
+# make test     lint, types and tests; .ci/run runs it, then test-clients, test-hardening and test-ui
 # Every target creates .venv when it is missing and installs pinned versions into it, once.
 
 PYTHON ?= python3.11
@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 CLIENTS := $(patsubst %,build/clients/%/.installed,current older $(if $(shell command -v npm),node))
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint types format unit test-slow test-hardening test-clients test-gpu test-kernels gpu-check bench bench-large pictures clean
+.PHONY: help serve test lint types format unit test-slow test-hardening test-clients test-ui screenshots test-gpu test-kernels gpu-check bench bench-large pictures clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -68,6 +68,22 @@ build/clients/node/.installed: tests/clients/requirements/node/package-lock.json
 	mkdir -p $(@D)
 	cp $(<D)/package.json $< $(@D)
 	npm ci --prefix $(@D) --no-audit --no-fund --ignore-scripts
+	touch $@
+
+test-ui: $(VENV)/.installed-dev build/ui/.installed ## The page in a browser; installs Chromium on Debian, as root
+	tests/ui/browser.sh
+	$(BIN)/python -m pytest -m ui tests/ui $(ARGS)
+
+screenshots: $(VENV)/.installed-dev ## Take the pictures of the page in the README again
+	tests/ui/browser.sh
+	$(BIN)/python -m tests.ui.screenshots
+
+# axe-core, which knows the rules of accessibility. Without npm its tests are skipped.
+build/ui/.installed: tests/ui/requirements/package-lock.json
+	rm -rf $(@D)
+	mkdir -p $(@D)
+	cp $(<D)/package.json $< $(@D)
+	! command -v npm > /dev/null || npm ci --prefix $(@D) --no-audit --no-fund --ignore-scripts
 	touch $@
 
 test-gpu: $(VENV)/.installed-dev ## The tests that need a CUDA device

@@ -43,6 +43,7 @@ from server.routes import (
     responses,
     sdapi,
     sdapi_lists,
+    ui,
 )
 from server.settings import Settings
 from server.tracing import Tracing
@@ -106,6 +107,8 @@ def create_app(
         app.include_router(module.router)
     if settings.metrics_port is None:
         app.include_router(health.metrics_router)
+    if settings.ui:
+        app.include_router(ui.ui_router())
     install_handlers(app, on_rejection=metrics.rejected)
     # The last one added is the outermost: it sees the refusals of the others.
     app.add_middleware(

@@ -34,7 +34,7 @@ CLIENT_GONE = 499
 
 _ACCEPTED_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
-_QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics"})
+_QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics", "/load"})
 """Asked every few seconds by machines; logged at debug level only."""
 
 UNMATCHED = "unmatched"

@@ -254,6 +254,8 @@ class Settings(IntakeSettings):
         2, description="Threads that decode and encode images and tokenise, off the event loop."
     )
 
+    ui: bool = Field(True, description="Serve the page at /.")
+
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe message that is logged."
     )

@@ -1,14 +1,16 @@
-"""`/health`, `/livez`, `/readyz`, `/version` and `/metrics`.
+"""`/health`, `/livez`, `/readyz`, `/version`, `/load` and `/metrics`.
 
 Owns what machines ask about the server; knows nothing of its work. Invariant: `/readyz` is 200 only
 if a request sent now would be taken, and `/livez` fails only if nothing but a restart can help.
 """
 
+import math
+
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from server.context import Context, context_of
-from server.schemas.models import Health, Version
+from server.schemas.models import Health, Load, Version
 
 router = APIRouter(tags=["operations"])
 metrics_router = APIRouter(tags=["operations"])
@@ -37,6 +39,20 @@ async def health(request: Request, response: Response) -> Health:
     return _answer(response, _obstacle(context_of(request)))
 
 
+@router.get("/load")
+async def load(request: Request) -> Load:
+    """How busy it is: small enough to be asked every second."""
+    stats = context_of(request).pipeline.engine.stats()
+    running = stats.num_running + stats.num_rendering
+    return Load(
+        server_load=running + stats.num_waiting,
+        num_requests_running=running,
+        num_requests_waiting=stats.num_waiting,
+        image_queue_wait_s=_known(stats.image_wait_s),
+        image_eta_s=_known(stats.image_eta_s),
+    )
+
+
 @router.get("/version")
 async def version(request: Request) -> Version:
     """What runs here."""
@@ -48,6 +64,11 @@ async def version(request: Request) -> Version:
 async def metrics(request: Request) -> Response:
     """Prometheus' text format."""
     return Response(context_of(request).metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _known(seconds: float) -> float | None:
+    """JSON has no NaN, which stands for an estimate there is nothing to make from."""
+    return seconds if math.isfinite(seconds) else None
 
 
 def _answer(response: Response, obstacle: str | None) -> Health:

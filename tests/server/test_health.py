@@ -8,7 +8,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from server.logs import JsonFormatter, TextFormatter
 from server.metrics import COUNTERS, ENGINE_COUNTERS, ENGINE_GAUGES, HISTOGRAMS, INFOS, PREFIX
-from tests.serving import ServerInThread
+from tests.serving import ServerInThread, wait_until
 
 CHAT = "/v1/chat/completions"
 BODY = {"messages": [{"role": "user", "content": "hello"}], "max_tokens": 4, "ignore_eos": True}
@@ -31,6 +31,9 @@ def test_models_are_listed_and_found(client: httpx2.Client):
     assert listed["object"] == "list"
     assert {"id": "tiny", "object": "model", "max_model_len": 1024}.items() <= card.items()
     assert client.get("/v1/models/tiny").json() == card
+    assert card["picture"] == {"size": "16x16", "num_codes": 16, "codes_per_row": 4}
+    assert card["defaults"]["text"] == {"temperature": 0, "top_p": 1}
+    assert card["defaults"]["picture"] == {"guidance_scale": 5, "temperature": 1, "top_p": 1}
     assert client.get("/v1/models/a/b").json()["error"]["code"] == "model_not_found"
 
 
@@ -38,6 +41,31 @@ def test_models_are_listed_and_found(client: httpx2.Client):
 def test_a_healthy_server_says_so(client: httpx2.Client, path: str):
     reply = client.get(path)
     assert (reply.status_code, reply.json()) == (200, {"status": "ok"})
+
+
+def test_the_limits_of_a_model_are_those_that_are_enforced(client: httpx2.Client):
+    limits = client.get("/v1/models/tiny").json()["limits"]
+    assert (limits["max_pictures"], limits["max_choices"]) == (4, 4), "of this server's settings"
+    body = {"prompt": "a red circle", "stream": True}
+    for name, limit in (
+        ("n", limits["max_pictures"]),
+        ("partial_images", limits["max_partial_images"]),
+    ):
+        refused = client.post("/v1/images/generations", json=body | {name: limit + 1})
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, name)
+        assert client.post("/v1/images/generations", json=body | {name: limit}).status_code == 200
+
+
+def test_the_load_is_what_runs_now(server: ServerInThread, client: httpx2.Client):
+    wait_until(server.is_idle)
+    assert client.get("/load").json()["server_load"] == 0
+    body = {"messages": BODY["messages"], "ignore_eos": True, "n": 3, "stream": True}
+    with client.stream("POST", CHAT, json=body):
+        wait_until(lambda: httpx2.get(f"{server.url}/load").json()["num_requests_running"] == 3)
+        load = httpx2.get(f"{server.url}/load").json()
+        assert load["server_load"] == load["num_requests_running"] + load["num_requests_waiting"]
+        assert load["image_eta_s"] is None or load["image_eta_s"] > 0
+    wait_until(server.is_idle)
 
 
 def test_version_names_what_runs(client: httpx2.Client):

@@ -63,6 +63,7 @@ def test_a_wheel_takes_the_library_along_for_every_python(tree: Path) -> None:
     assert "-py3-none-linux_" in name
     folder = Path(LIBRARY).parent.as_posix()
     assert {f"{folder}/__init__.py", "server/__init__.py"} <= files.keys()
+    assert {"server/ui/index.html", "server/ui/main.js", "server/ui/style.css"} <= files.keys()
     assert not [name for name in files if name.startswith("tests/")]
 
 
