@@ -32,7 +32,7 @@ class ServerInThread:
 
     def __init__(self, *, tracer_provider: TracerProvider | None = None, **settings: object):
         self.settings = Settings(**{"host": "127.0.0.1", "port": 0, "threads": 1} | settings)
-        self._listener = bind("127.0.0.1", port=0)
+        self._listener = bind("127.0.0.1", port=self.settings.port)
         self.url = url_of(self._listener)
         self.app = create_app(
             load_pipeline(self.settings), self.settings, tracer_provider=tracer_provider

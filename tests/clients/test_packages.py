@@ -27,6 +27,17 @@ ENVIRONMENTS = ROOT / "build" / "clients"
 PICTURE = ROOT / "docs" / "images" / "red-circle.png"
 LIMIT_S = 900
 
+PYTHON_RECIPES = [
+    (None, "openai for Python"),
+    ("older", "openai for Python"),
+    ("current", "LangChain"),
+    ("older", "LlamaIndex"),
+    ("current", "sdwebuiapi and other AUTOMATIC1111 clients"),
+]
+"""The environment, and the recipe that runs in it."""
+
+NODE_RECIPES = ["openai for Node", "Vercel AI SDK"]
+
 needs_npm = pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
 
 
@@ -109,16 +120,7 @@ def test_python(name: str | None, check: str, environment: dict[str, str]):
     )
 
 
-@pytest.mark.parametrize(
-    ("name", "client"),
-    [
-        (None, "openai for Python"),
-        ("older", "openai for Python"),
-        ("current", "LangChain"),
-        ("older", "LlamaIndex"),
-        ("current", "sdwebuiapi and other AUTOMATIC1111 clients"),
-    ],
-)
+@pytest.mark.parametrize(("name", "client"), PYTHON_RECIPES)
 def test_python_recipe(name: str | None, client: str, environment: dict[str, str], tmp_path: Path):
     script = tmp_path / "recipe.py"
     script.write_text(recipe(client, "python", environment), "utf-8")
@@ -134,7 +136,7 @@ def test_node(check: str, environment: dict[str, str]):
 
 
 @needs_npm
-@pytest.mark.parametrize("client", ["openai for Node", "Vercel AI SDK"])
+@pytest.mark.parametrize("client", NODE_RECIPES)
 def test_node_recipe(client: str, environment: dict[str, str]):
     script = ENVIRONMENTS / "node" / "recipe.mjs"
     script.write_text(recipe(client, "javascript", environment), "utf-8")

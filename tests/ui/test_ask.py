@@ -211,7 +211,7 @@ def test_copy(page: Page) -> None:
     ask(page, "hello")
     shown = answer(page)
     page.get_by_role("button", name="Copy", exact=True).last.click()
-    expect(page.get_by_text("Copied.")).to_be_visible()
+    expect(page.get_by_text("Copied.", exact=True)).to_be_visible()
     assert page.evaluate("() => navigator.clipboard.readText()") == shown
 
 
