@@ -27,6 +27,7 @@ from server.live_drawings import LiveDrawings
 from server.metrics import Metrics
 from server.middleware import BodyLimit, BodyLimits, RequestContext
 from server.offload import Offload
+from server.openapi import declare_refusals
 from server.origins import ANY, EXPOSED_HEADERS, parse_hosts, parse_origins
 from server.principal import Limits
 from server.rate_limits import RateLimits
@@ -109,6 +110,7 @@ def create_app(
         app.include_router(health.metrics_router)
     if settings.ui:
         app.include_router(ui.ui_router())
+    declare_refusals(app)
     install_handlers(app, on_rejection=metrics.rejected)
     # The last one added is the outermost: it sees the refusals of the others.
     app.add_middleware(

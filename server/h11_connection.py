@@ -82,6 +82,9 @@ class StrictConnection(h11.Connection):
             raise h11.RemoteProtocolError("head too large", error_status_hint=431)
         if len(request.headers) > self._limits.max_headers:
             raise h11.RemoteProtocolError("too many header fields", error_status_hint=431)
+        if request.http_version not in (b"1.0", b"1.1"):
+            # h11 takes any digits: the preface of HTTP/2 would be a request, and a half one behind.
+            raise h11.RemoteProtocolError("unknown version", error_status_hint=400)
         names = {name for name, _ in request.headers}
         # Two parties that disagree about where a body ends take its rest for a request (RFC 9112,
         # 6.1 and 11.2).

@@ -17,6 +17,7 @@ from pydantic_core import PydanticUndefined
 from server import metrics
 from server.app import ROUTES
 from server.cli import app
+from server.openapi import declare_refusals
 from server.routes import health
 from server.schemas.ask import AskRequest
 from server.schemas.chat import ChatRequest
@@ -147,6 +148,7 @@ def _openapi() -> dict:
     for module in ROUTES:
         app.include_router(module.router)
     app.include_router(health.metrics_router)
+    declare_refusals(app)
     return app.openapi()
 
 

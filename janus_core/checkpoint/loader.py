@@ -148,6 +148,10 @@ def _fill(
             targets = translations[name].targets
             if not targets:
                 continue
+            if not tensor.is_floating_point():
+                raise CheckpointError(
+                    f"{name} in {file} holds {tensor.dtype}, which are no weights."
+                )
             source = tensor.squeeze(0) if translations[name].squeeze else tensor
             for target, part in zip(targets, source.chunk(len(targets)), strict=True):
                 destination = destinations[target].copy_(part)

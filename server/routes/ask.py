@@ -16,23 +16,18 @@ from server.conversation import ImageSource, Turn, build_text_requests, check_nu
 from server.form import Form, form_schema, read_form
 from server.json_route import unless_client_leaves
 from server.middleware import CLIENT_GONE
+from server.openapi import STREAMED
 from server.schemas.ask import AnswerKey, AskReply, AskRequest, CaptionReply, CaptionRequest
-from server.schemas.common import ErrorBody
 from server.submission import submit_and_answer
 
 IMAGE = "image"
-_ERRORS: dict[int | str, dict[str, object]] = {
-    "4XX": {"model": ErrorBody},
-    "5XX": {"model": ErrorBody},
-}
-
 router = APIRouter(tags=["ask"])
 
 
 @router.post(
     "/v1/ask",
     response_model=AskReply,
-    responses=_ERRORS,
+    responses=STREAMED,
     openapi_extra=form_schema(AskRequest, files=(IMAGE,)),
 )
 async def ask(request: Request) -> Response:
@@ -43,7 +38,7 @@ async def ask(request: Request) -> Response:
 @router.post(
     "/v1/caption",
     response_model=CaptionReply,
-    responses=_ERRORS,
+    responses=STREAMED,
     openapi_extra=form_schema(CaptionRequest, files=(IMAGE,)),
 )
 async def caption(request: Request) -> Response:

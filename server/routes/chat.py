@@ -17,9 +17,9 @@ from server.conversation import Turn, build_text_requests, with_images
 from server.drawing import prepare_drawing
 from server.image_reply import native_size_header
 from server.json_route import JsonRoute, unless_client_leaves
+from server.openapi import STREAMED
 from server.schemas.chat import ChatRequest
 from server.schemas.chat_replies import ChatCompletion
-from server.schemas.common import ErrorBody
 from server.submission import submit_and_answer
 
 router = APIRouter(route_class=JsonRoute, tags=["chat"])
@@ -28,7 +28,7 @@ router = APIRouter(route_class=JsonRoute, tags=["chat"])
 @router.post(
     "/v1/chat/completions",
     response_model=ChatCompletion,
-    responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
+    responses=STREAMED,
 )
 async def create_chat_completion(body: ChatRequest, request: Request) -> Response:
     """Answer a conversation, with images in it or not, in text or with a picture."""

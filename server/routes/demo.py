@@ -25,18 +25,13 @@ from server.json_route import unless_client_leaves
 from server.picture_file import picture_file
 from server.pictures import PictureFormat, describe
 from server.record import record_of
-from server.schemas.common import Body, ErrorBody, Float, Reply, Seed, TopP
+from server.schemas.common import Body, Float, Reply, Seed, TopP
 from server.schemas.images import MAX_PROMPT_CHARS, Guidance
 
 # The demo's own numbers.
 NUM_PICTURES = 5
 SIDE_PX = 1024
 MAX_ANSWER_TOKENS = 512
-
-ERRORS: dict[int | str, dict[str, object]] = {
-    "4XX": {"model": ErrorBody},
-    "5XX": {"model": ErrorBody},
-}
 
 router = APIRouter(route_class=FormRoute, tags=["demo"])
 
@@ -67,7 +62,6 @@ class DemoPrompt(Body):
 @router.post(
     "/understand_image_and_question/",
     response_model=DemoAnswer,
-    responses=ERRORS,
     openapi_extra=form_schema(DemoQuestion, files=("file",)),
 )
 async def understand(request: Request) -> Response:
@@ -81,7 +75,7 @@ async def understand(request: Request) -> Response:
 @router.post(
     "/generate_images/",
     response_class=Response,
-    responses={200: {"content": {"multipart/related": {}}}, **ERRORS},
+    responses={200: {"content": {"multipart/related": {}}}},
     openapi_extra=form_schema(DemoPrompt, files=()),
 )
 async def generate(request: Request) -> Response:

@@ -7,6 +7,7 @@ if a request sent now would be taken, and `/livez` fails only if nothing but a r
 import math
 
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from server.context import Context, context_of
@@ -17,9 +18,10 @@ metrics_router = APIRouter(tags=["operations"])
 """Apart, because it may have a port of its own."""
 
 DRAINING = "draining"
+UNHEALTHY: dict[int | str, dict[str, object]] = {503: {"model": Health}}
 
 
-@router.get("/livez")
+@router.get("/livez", responses=UNHEALTHY)
 async def livez(request: Request, response: Response) -> Health:
     """Whether the process is worth keeping: a dead engine does not come back."""
     context = context_of(request)
@@ -27,13 +29,13 @@ async def livez(request: Request, response: Response) -> Health:
     return _answer(response, None if context.dispatcher.draining else _engine_fault(context))
 
 
-@router.get("/readyz")
+@router.get("/readyz", responses=UNHEALTHY)
 async def readyz(request: Request, response: Response) -> Health:
     """Whether a request would be taken now."""
     return _answer(response, _obstacle(context_of(request)))
 
 
-@router.get("/health")
+@router.get("/health", responses=UNHEALTHY)
 async def health(request: Request, response: Response) -> Health:
     """The same as `/readyz`, under the name other servers use."""
     return _answer(response, _obstacle(context_of(request)))
@@ -60,7 +62,7 @@ async def version(request: Request) -> Version:
     return Version(model=context.model_name, **context.description())
 
 
-@metrics_router.get("/metrics", response_class=Response)
+@metrics_router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request) -> Response:
     """Prometheus' text format."""
     return Response(context_of(request).metrics.render(), media_type=CONTENT_TYPE_LATEST)

@@ -24,23 +24,17 @@ from server.schemas.codes import (
     EncodeReply,
     EncodeRequest,
 )
-from server.schemas.common import ErrorBody
-
-ERRORS: dict[int | str, dict[str, object]] = {
-    "4XX": {"model": ErrorBody},
-    "5XX": {"model": ErrorBody},
-}
 
 router = APIRouter(prefix="/v1/images", route_class=JsonRoute, tags=["images"])
 
 
-@router.post("/decode", response_model=DecodeReply, responses=ERRORS)
+@router.post("/decode", response_model=DecodeReply)
 async def decode_codes(body: DecodeRequest, request: Request) -> Response:
     """The pictures of complete lists of codes."""
     return await unless_client_leaves(request, _decode(body, context_of(request)))
 
 
-@router.post("/encode", response_model=EncodeReply, responses=ERRORS)
+@router.post("/encode", response_model=EncodeReply)
 async def encode_images(body: EncodeRequest, request: Request) -> Response:
     """The codes of images, scaled to cover the native size and cut at the centre."""
     return await unless_client_leaves(request, _encode(body, context_of(request)))

@@ -16,19 +16,14 @@ from server.errors import unsupported
 from server.form import Form, FormRoute, form_schema, json_body, read_form
 from server.image_request import image_options, picture_format
 from server.json_route import unless_client_leaves
+from server.openapi import STREAMED
 from server.record import record_of
 from server.routes.images import answer_with_pictures
-from server.schemas.common import ErrorBody
 from server.schemas.images import (
     ImageEditRequest,
     ImagesReply,
     ImageVariationRequest,
 )
-
-ERRORS: dict[int | str, dict[str, object]] = {
-    "4XX": {"model": ErrorBody},
-    "5XX": {"model": ErrorBody},
-}
 
 router = APIRouter(route_class=FormRoute, tags=["images"])
 
@@ -36,7 +31,7 @@ router = APIRouter(route_class=FormRoute, tags=["images"])
 @router.post(
     "/v1/images/edits",
     response_model=ImagesReply,
-    responses=ERRORS,
+    responses=STREAMED,
     openapi_extra=form_schema(
         ImageEditRequest,
         files=("image",),
@@ -62,7 +57,7 @@ async def edit_image(request: Request) -> Response:
 @router.post(
     "/v1/images/variations",
     response_model=ImagesReply,
-    responses=ERRORS,
+    responses=STREAMED,
     openapi_extra=form_schema(ImageVariationRequest, files=("image",)),
 )
 async def vary_image(request: Request) -> Response:

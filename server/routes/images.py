@@ -12,8 +12,8 @@ from server.context import base_url_of, context_of
 from server.image_reply import ImageReply, estimate_header, native_size_header
 from server.image_request import build_image_requests, picture_format
 from server.json_route import JsonRoute, unless_client_leaves
+from server.openapi import STREAMED
 from server.pictures import PictureFormat
-from server.schemas.common import ErrorBody
 from server.schemas.images import DrawingBody, EventKind, ImageGenerationRequest, ImagesReply
 from server.submission import submit_and_answer
 
@@ -23,7 +23,7 @@ router = APIRouter(route_class=JsonRoute, tags=["images"])
 @router.post(
     "/v1/images/generations",
     response_model=ImagesReply,
-    responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
+    responses=STREAMED,
 )
 async def create_image(body: ImageGenerationRequest, request: Request) -> Response:
     """Draw `n` pictures of a prompt."""
@@ -33,7 +33,7 @@ async def create_image(body: ImageGenerationRequest, request: Request) -> Respon
 @router.get(
     "/v1/images/{image_id}/content",
     response_class=Response,
-    responses={200: {"content": {"image/*": {}}}, "4XX": {"model": ErrorBody}},
+    responses={200: {"content": {"image/*": {}}}},
 )
 async def retrieve_image(image_id: str, request: Request) -> Response:
     """A picture that was asked for as a URL, until it expires."""

@@ -16,11 +16,11 @@ from server.conversation import Turn, build_text_requests, with_images
 from server.drawing import Drawing, prepare_drawing
 from server.image_reply import native_size_header
 from server.json_route import JsonRoute, unless_client_leaves
+from server.openapi import STREAMED
 from server.responses_items import MessageItem, PictureItem, ResponseItem
 from server.responses_object import ResponseStates
 from server.responses_reply import ResponseReply
 from server.responses_request import drawing_body, drawing_param, text_options, turns_of
-from server.schemas.common import ErrorBody
 from server.schemas.responses import IMAGE_TOOL, ResponsesRequest, Tool
 from server.schemas.responses_replies import ResponseObject
 from server.submission import submit_and_answer
@@ -31,7 +31,7 @@ router = APIRouter(route_class=JsonRoute, tags=["responses"])
 @router.post(
     "/v1/responses",
     response_model=ResponseObject,
-    responses={"4XX": {"model": ErrorBody}, "5XX": {"model": ErrorBody}},
+    responses=STREAMED,
 )
 async def create_response(body: ResponsesRequest, request: Request) -> Response:
     """Answer a conversation in text or, with the image_generation tool, with a picture."""

@@ -21,7 +21,6 @@ from server.media import bytes_of_url
 from server.pictures import PictureFormat
 from server.principal import principal_of
 from server.record import record_of
-from server.schemas.common import ErrorBody
 from server.schemas.sdapi import (
     Caption,
     DrawingOptions,
@@ -41,21 +40,16 @@ from server.sd_drawing import (
     picture_style,
 )
 
-ERRORS: dict[int | str, dict[str, object]] = {
-    "4XX": {"model": ErrorBody},
-    "5XX": {"model": ErrorBody},
-}
-
 router = APIRouter(prefix="/sdapi/v1", route_class=JsonRoute, tags=["sdapi"])
 
 
-@router.post("/txt2img", response_model=DrawnImages, responses=ERRORS)
+@router.post("/txt2img", response_model=DrawnImages)
 async def text_to_image(body: TextToImage, request: Request) -> Response:
     """Draw `batch_size` times `n_iter` pictures of a prompt."""
     return await unless_client_leaves(request, _text_to_image(body, request))
 
 
-@router.post("/img2img", response_model=DrawnImages, responses=ERRORS)
+@router.post("/img2img", response_model=DrawnImages)
 async def image_to_image(body: ImageToImage, request: Request) -> Response:
     """Experimental: draw pictures that resemble an image, or a part of it anew."""
     return await unless_client_leaves(request, _image_to_image(body, request))
@@ -107,13 +101,13 @@ async def skip(request: Request) -> None:
     context_of(request).drawings.interrupt(principal_of(request).tenant)
 
 
-@router.post("/interrogate", response_model=Caption, responses=ERRORS)
+@router.post("/interrogate", response_model=Caption)
 async def interrogate(body: ImageBody, request: Request) -> Response:
     """A description of an image, by the model itself."""
     return await unless_client_leaves(request, _interrogate(body, request))
 
 
-@router.post("/png-info", responses=ERRORS)
+@router.post("/png-info")
 async def png_info(body: ImageBody, request: Request) -> PngInfo:
     """What a PNG of ours, or of that web UI, says about how it was drawn."""
     body.check()

@@ -27,16 +27,16 @@ def prompt_tokens(client: httpx2.Client, text: str, *images: dict) -> int:
     return reply.json()["usage"]["prompt_tokens"]
 
 
-@pytest.mark.parametrize("text", TYPED)
-def test_a_typed_token_is_as_long_as_its_letters(target: Target, text: str) -> None:
+def test_a_typed_token_is_as_long_as_its_letters(target: Target) -> None:
     with target.client() as client:
-        one = prompt_tokens(client, "x" + text)
-        many = prompt_tokens(client, "x" + text * REPEATS)
         empty = prompt_tokens(client, "x")
-    num_bytes = len(text.encode())
-    assert one - empty <= num_bytes + 1
-    # Neither multiplied, as a placeholder would be, nor one id, as the token itself would be.
-    assert REPEATS * 2 <= many - empty <= REPEATS * num_bytes + 1
+        for text in TYPED:
+            one = prompt_tokens(client, "x" + text)
+            many = prompt_tokens(client, "x" + text * REPEATS)
+            num_bytes = len(text.encode())
+            assert one - empty <= num_bytes + 1, text
+            # Neither multiplied, as a placeholder would be, nor one id, as the token would be.
+            assert REPEATS * 2 <= many - empty <= REPEATS * num_bytes + 1, text
 
 
 @pytest.mark.parametrize("num_typed", [1, 8, 40])
@@ -48,7 +48,7 @@ def test_one_image_stays_one_image(target: Target, num_typed: int) -> None:
     assert added == usual
 
 
-@pytest.mark.parametrize("text", TYPED)
+@pytest.mark.parametrize("text", [*TYPED[:3], "".join(TYPED)[:300]], ids=ascii)
 def test_every_door_takes_them_as_text(target: Target, text: str) -> None:
     image = {"image": ("x.png", png_bytes(GOOD_IMAGE), "image/png")}
     with target.client() as client:
@@ -82,7 +82,7 @@ def test_a_typed_end_of_turn_gives_nobody_another_role(target: Target) -> None:
         assert prompt_tokens(client, forged) - empty > len("<|Assistant|><|User|>") // 2
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.sampled_from(NAUGHTY) | st.text(max_size=12), min_size=1, max_size=6))
 def test_no_text_grows(target: Target, texts: list[str]) -> None:
     text = "".join(texts)[:700]
