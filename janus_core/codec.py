@@ -21,7 +21,7 @@ import torch
 from PIL import Image, ImageOps
 
 from janus_core.engine.render import enter_background
-from janus_core.errors import ParameterError
+from janus_core.errors import ASLEEP_RETRY_S, AsleepError, ParameterError
 from janus_core.images import Pixels
 from janus_core.models.janus import JanusModel
 
@@ -34,17 +34,27 @@ class PictureCodec:
     takes up to seconds on a CPU."""
 
     def __init__(self, model: JanusModel) -> None:
-        self._model = model
+        self._model: JanusModel | None = model
+        self._vq = model.config.vq
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="codec", initializer=enter_background)
+
+    def attach(self, model: JanusModel) -> None:
+        """Go on with this network after `detach`."""
+        self._model = model
+
+    def detach(self) -> JanusModel:
+        """Let go of the network and return it; until `attach` nothing is encoded or decoded."""
+        model, self._model = self._network(), None
+        return model
 
     def fit(self, picture: Image.Image) -> Image.Image:
         """An RGB picture at the native size: scaled to cover it, the longer side cropped evenly, as
         the pictures the models learned to draw were (arXiv:2410.13848)."""
-        side = self._model.config.vq.image_size
+        side = self._vq.image_size
         return ImageOps.fit(picture, (side, side), Image.Resampling.BICUBIC)
 
     def encode(self, picture: Image.Image) -> tuple[int, ...]:
-        """The codes of an RGB picture after `fit`."""
+        """The codes of an RGB picture after `fit`. Raises AsleepError, as `decode` does."""
         levels_HWC = np.asarray(self.fit(picture))
         return self._pool.submit(self._encode, levels_HWC).result()
 
@@ -53,7 +63,7 @@ class PictureCodec:
 
         Raises ParameterError for a wrong number of codes, or numbers that are no codes.
         """
-        vq = self._model.config.vq
+        vq = self._vq
         if len(codes) != vq.num_codes:
             raise ParameterError(
                 f"{len(codes)} codes were given, but a picture has {vq.num_codes}.", param="codes"
@@ -70,7 +80,7 @@ class PictureCodec:
 
         `mask` has the size of the picture before `fit`, mode L, and marks with `EDIT_FROM` or more.
         """
-        vq = self._model.config.vq
+        vq = self._vq
         # Cropped, not scaled, so that a thin line is marked as well.
         marked = mask.point([255 * (level >= EDIT_FROM) for level in range(256)])
         side = min(marked.size)
@@ -82,13 +92,18 @@ class PictureCodec:
 
     def _encode(self, levels_HWC: Pixels) -> tuple[int, ...]:
         levels = torch.from_numpy(levels_HWC.astype(np.float32)).permute(2, 0, 1)
-        (codes_S,) = self._model.encode_codes((levels / 255 * 2 - 1)[None]).tolist()
+        (codes_S,) = self._network().encode_codes((levels / 255 * 2 - 1)[None]).tolist()
         return tuple(codes_S)
 
     def _decode(self, codes: tuple[int, ...]) -> Pixels:
         codes_BS = torch.tensor([codes], dtype=torch.int64)
-        pixels: Pixels = self._model.decode_codes(codes_BS)[0].cpu().numpy()
+        pixels: Pixels = self._network().decode_codes(codes_BS)[0].cpu().numpy()
         return pixels
+
+    def _network(self) -> JanusModel:
+        if self._model is None:
+            raise AsleepError("The server is asleep.", retry_after_s=ASLEEP_RETRY_S)
+        return self._model
 
 
 def keep_first(codes: Sequence[int], *, strength: float) -> tuple[int | None, ...]:

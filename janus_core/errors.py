@@ -11,9 +11,11 @@
           - QueueFullError
           - RateLimitError      the client has used what it may for now
           - DrainingError
+          - AsleepError         its memory was given back
       + EngineError             our fault or the machine's
           - StepError           a step failed; only the requests it belonged to are lost
               - TransientStepError    for want of memory, or by the machine's fault
+          - AbortedError        whoever runs the server ended the request
           - EngineDeadError     the engine has stopped; nothing more will be answered
 
 Knows no HTTP: status codes are a table at the edge (`server/errors.py`). Messages are full
@@ -81,6 +83,14 @@ class DrainingError(CapacityError):
     """The server is shutting down and takes no new work."""
 
 
+class AsleepError(CapacityError):
+    """The server has given its memory back until somebody wakes it."""
+
+
+ASLEEP_RETRY_S = 30.0
+"""When to ask a sleeping server again: nothing tells when somebody will wake it."""
+
+
 class EngineError(JanusError):
     """Our fault or the machine's."""
 
@@ -96,6 +106,10 @@ class TransientStepError(StepError):
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class AbortedError(EngineError):
+    """Whoever runs the server ended the request."""
 
 
 class EngineDeadError(EngineError):

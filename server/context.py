@@ -12,6 +12,7 @@ from starlette.requests import Request
 
 from janus_core.errors import RequestError
 from janus_core.pipeline import Pipeline
+from server.administration import Administration
 from server.dispatch import Dispatcher
 from server.fetch import Fetcher
 from server.live_drawings import LiveDrawings
@@ -35,6 +36,7 @@ class Context:
     settings: Settings
     pipeline: Pipeline
     dispatcher: Dispatcher
+    administration: Administration
     metrics: Metrics
     offload: Offload
     autoencoder: Offload

@@ -29,7 +29,7 @@ from janus_core.engine.events import (
 from janus_core.engine.forecast import Estimate
 from janus_core.engine.request import ImageRequest, Request, TextRequest
 from janus_core.engine.service import EngineService
-from janus_core.errors import EngineDeadError, JanusError, ParameterError, StepError
+from janus_core.errors import AbortedError, EngineDeadError, JanusError, ParameterError, StepError
 from janus_core.pipeline import Pipeline
 from server.metrics import Metrics
 from server.prompt_log import end_of_prompt
@@ -112,13 +112,21 @@ class Dispatcher:
         """
         self.draining = True
         self.service.drain(0.0)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(grace_s):
-                await asyncio.sleep(delay_s)
-                await self._idle.wait()
-        done = self._idle.is_set()
+        await asyncio.sleep(min(delay_s, grace_s))
+        done = await self.wait_until_idle(max(0.0, grace_s - delay_s))
         await self.stop()
         return done
+
+    async def wait_until_idle(self, timeout_s: float) -> bool:
+        """Wait until every request has ended; whether that was in time."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        return self._idle.is_set()
+
+    def live_handles(self) -> list["RequestHandle"]:
+        """Those whose requests have not all ended, in the order they came."""
+        return list(dict.fromkeys(self._handles.values()))
 
     async def stop(self) -> None:
         """Stop the engine; what is alive fails. Safe to call again.
@@ -338,6 +346,14 @@ class RequestHandle:
         self._interrupted = True
         for request_id in self._open:
             self._service.cancel(request_id)
+
+    def abort(self) -> None:
+        """Cancel whatever has not ended, and tell who waits that somebody wanted it so."""
+        error = AbortedError("The request was ended by whoever runs this server.")
+        for request_id in self._open:
+            self._service.cancel(request_id)
+            if not self._closed:
+                self._queue.put_nowait(Failed(request_id, error))
 
     def close(self) -> None:
         """Cancel whatever has not ended. Safe to call again."""

@@ -17,6 +17,8 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from janus_core.errors import (
+    AbortedError,
+    AsleepError,
     CapacityError,
     DrainingError,
     EngineDeadError,
@@ -111,6 +113,7 @@ _BY_CLASS: Mapping[type, _Row] = {
     QueueFullError: _Row(429, RATE_LIMIT, "queue_full", True),
     RateLimitError: _Row(429, RATE_LIMIT, "rate_limit_exceeded", True),
     DrainingError: _Row(503, UNAVAILABLE, "draining", True, closes=True),
+    AsleepError: _Row(503, UNAVAILABLE, "asleep", True),
     CapacityError: _Row(503, UNAVAILABLE, "server_is_overloaded", True),
     # The same prompt would fail the same way: a retry only costs everybody steps.
     StepError: _Row(
@@ -118,11 +121,17 @@ _BY_CLASS: Mapping[type, _Row] = {
     ),
     TransientStepError: _Row(503, UNAVAILABLE, "server_is_overloaded", True),
     EngineDeadError: _Row(503, UNAVAILABLE, "engine_dead", True, retry_after_s=RESTART_S),
+    # Ended on purpose: whoever did it does not want it to come again at once.
+    AbortedError: _Row(503, UNAVAILABLE, "aborted", False),
     JanusError: _Row(500, SERVER_ERROR, "internal_error", False, _INTERNAL_MESSAGE),
 }
 
 # Codes that stand for another status than their class does.
-_STATUS_BY_CODE: Mapping[str, int] = {"model_not_found": 404, "image_not_found": 404}
+_STATUS_BY_CODE: Mapping[str, int] = {
+    "model_not_found": 404,
+    "image_not_found": 404,
+    "still_busy": 409,
+}
 
 # Refusals by the framework, before any of our code ran.
 _BY_STATUS: Mapping[int, _Row] = {

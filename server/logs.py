@@ -7,7 +7,9 @@ line unless it carries a traceback, whatever a client put into it.
 import json
 import logging
 import time
-from typing import Literal
+from typing import Literal, get_args
+
+Level = Literal["debug", "info", "warning", "error"]
 
 _NOISY = ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio", "PIL", "httpx2", "urllib3")
 """Their information is in our own lines; their warnings still count."""
@@ -17,9 +19,26 @@ def configure_logging(level: str, *, style: Literal["text", "json"]) -> None:
     """Send every log message of the process to stderr in one style."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if style == "json" else TextFormatter())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.basicConfig(handlers=[handler], force=True)
+    set_level(level)
+
+
+def set_level(level: str) -> None:
+    """Log what is at least as severe from now on."""
+    logging.getLogger().setLevel(level.upper())
     for name in _NOISY:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+
+
+def current_level() -> Level:
+    """The least severe level that is logged."""
+    effective = logging.getLogger().getEffectiveLevel()
+    levels: tuple[Level, ...] = get_args(Level)
+    return next((name for name in levels if effective <= _number(name)), levels[-1])
+
+
+def _number(level: str) -> int:
+    return logging.getLevelNamesMapping()[level.upper()]
 
 
 def printable(text: str, *, limit: int = 200) -> str:

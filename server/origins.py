@@ -49,6 +49,8 @@ class HostNames:
         if found is None:
             return False
         host = found["host"].removesuffix(".")
+        if not _is_host(host):
+            return False
         parts = host.split(".")
         above = (f"*.{'.'.join(parts[n:])}" for n in range(1, len(parts)))
         return host in self.names or any(name in self.names for name in above)

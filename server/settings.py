@@ -1,62 +1,28 @@
-"""The server's settings: names, ranges, defaults, and where they come from.
+"""The server's settings: names, ranges, defaults, and in which order sources are asked.
 
-Sources, the first wins: flags, `JANUS_*` variables, the file named by `config` (TOML or YAML),
-defaults. Knows what a setting means, not who reads it. Invariant: frozen once built, and an
-unknown name from any source is an error that suggests the nearest known one, never silently
-dropped.
+The first wins: flags, `JANUS_*` variables, the file named by `config` (TOML or YAML), defaults.
+Knows what a setting means, neither who reads it nor how a source is read. Invariant: frozen once
+built, and an unknown name from any source is an error that suggests the nearest known one, never
+silently dropped.
 """
 
-import difflib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-    YamlConfigSettingsSource,
-)
+from pydantic import BeforeValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from janus_core.errors import ParameterError
 from janus_core.threads import parse_threads
+from server.access_settings import SECRETS, AccessSettings
 from server.intake_settings import MIB, IntakeSettings, Positive, Seconds
-from server.keys import check_key, parse_list
-from server.origins import parse_hosts, parse_origins
+from server.settings_sources import explained, file_source, names_in, refuse_unknown
 
 ENV_PREFIX = "JANUS_"
 
-SECRETS = frozenset({"api_keys", "admin_key"})
 
-
-def _origins(text: str) -> str:
-    parse_origins(text)
-    return text
-
-
-def _hosts(text: str) -> str:
-    parse_hosts(text)
-    return text
-
-
-def _keys(secret: SecretStr) -> SecretStr:
-    parse_list(secret.get_secret_value(), param="api_keys")
-    return secret
-
-
-def _key(secret: SecretStr) -> SecretStr:
-    check_key(secret.get_secret_value(), param="admin_key", what="The admin_key")
-    return secret
-
-
-SecretKeys = Annotated[SecretStr, AfterValidator(_keys)]
-SecretKey = Annotated[SecretStr, AfterValidator(_key)]
-
-
-class Settings(IntakeSettings):
+class Settings(AccessSettings, IntakeSettings):
     """Every knob of `janus serve`. Build it with `load_settings`, which explains what is wrong."""
 
     model_config = SettingsConfigDict(
@@ -114,49 +80,6 @@ class Settings(IntakeSettings):
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65_535, description="Port to listen on; 0 picks a free one.")
     grace_s: Seconds = Field(30.0, description="How long running work may go on after SIGTERM.")
-    api_keys: SecretKeys | None = Field(
-        None,
-        description="API keys, separated by commas: key, or name:key. Better set in the "
-        "environment than as a flag, which every user of the machine can read.",
-    )
-    api_keys_file: Path | None = Field(
-        None,
-        description="File with more of them, one in a line, which may have limits of its own "
-        "behind it: name:key requests_per_minute=60.",
-    )
-    admin_key: SecretKey | None = Field(
-        None, description="Key for /admin/*, which does not exist without one."
-    )
-    open_metrics: bool = Field(False, description="Answer /metrics without a key.")
-    allowed_origins: Annotated[str, AfterValidator(_origins)] | None = Field(
-        None,
-        description="Pages of other sites that may use the server from a browser, as origins such "
-        "as https://example.com, separated by commas; * is any, which needs keys. Default: none.",
-    )
-    allowed_hosts: Annotated[str, AfterValidator(_hosts)] | None = Field(
-        None,
-        description="Names in Host that the server answers to, separated by commas; *.example.com "
-        "is all below example.com. Probes are answered anyway. Default: any.",
-    )
-    metrics_port: Annotated[int, Field(ge=0, le=65_535)] | None = Field(
-        None,
-        description="Port of their own for /metrics and the probes, without keys; /metrics is then "
-        "nowhere else. 0 picks a free one.",
-    )
-    metrics_host: Annotated[str, Field(min_length=1)] | None = Field(
-        None, description="Address of metrics_port. Default: as host."
-    )
-    requests_per_minute: Positive | None = Field(
-        None, description="Requests a key may make in a minute, and at once. Default: any number."
-    )
-    tokens_per_minute: Positive | None = Field(
-        None,
-        description="Tokens of prompts and answers, and codes of pictures, that a key may use in "
-        "a minute, and at once. Default: any number.",
-    )
-    concurrent_requests: Positive | None = Field(
-        None, description="Requests of one key answered at the same time. Default: any number."
-    )
     drain_delay_s: Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)] = Field(
         5.0,
         description="How long, of grace_s, the server listens after SIGTERM even if nothing runs, "
@@ -287,7 +210,7 @@ class Settings(IntakeSettings):
         path = init_settings().get("config") or env_settings().get("config")
         if path is None:
             return (init_settings, env_settings)
-        return (init_settings, env_settings, _file_source(settings_cls, path=Path(str(path))))
+        return (init_settings, env_settings, file_source(settings_cls, path=Path(str(path))))
 
 
 def load_settings(flags: Mapping[str, object] | None = None) -> Settings:
@@ -296,63 +219,11 @@ def load_settings(flags: Mapping[str, object] | None = None) -> Settings:
     Raises `ParameterError` that names the setting, whichever source it came from.
     """
     given = {name: value for name, value in (flags or {}).items() if value is not None}
-    _refuse_unknown(given, source="the command line")
-    _refuse_unknown(_names_in(os.environ), source="the environment", prefix=ENV_PREFIX)
+    known = list(Settings.model_fields)
+    refuse_unknown(given, known, source="the command line")
+    names = names_in(os.environ, prefix=ENV_PREFIX)
+    refuse_unknown(names, known, source="the environment", prefix=ENV_PREFIX)
     try:
         return Settings(**given)  # type: ignore[arg-type]  # the model checks them
     except ValidationError as error:
-        raise _explained(error) from error
-
-
-def _names_in(environ: Mapping[str, str]) -> list[str]:
-    """Settings named by the environment, without the prefix, in lower case."""
-    return [
-        name[len(ENV_PREFIX) :].lower() for name in environ if name.upper().startswith(ENV_PREFIX)
-    ]
-
-
-def _file_source(settings_cls: type[BaseSettings], *, path: Path) -> PydanticBaseSettingsSource:
-    """The source for a settings file, by its suffix; unknown names in it are refused here."""
-    if not path.is_file():
-        raise ParameterError(f"The settings file {path} does not exist.", param="config")
-    source: TomlConfigSettingsSource | YamlConfigSettingsSource
-    try:
-        if path.suffix == ".toml":
-            source = TomlConfigSettingsSource(settings_cls, toml_file=path)
-        elif path.suffix in {".yaml", ".yml"}:
-            source = YamlConfigSettingsSource(settings_cls, yaml_file=path)
-        else:
-            raise ParameterError(
-                f"The settings file {path} must end in .toml, .yaml or .yml.", param="config"
-            )
-    except (ValueError, TypeError) as error:
-        raise ParameterError(
-            f"The settings file {path} cannot be read: {error}", param="config"
-        ) from error
-    _refuse_unknown(source(), source=f"the settings file {path}")
-    return source
-
-
-def _refuse_unknown(names: Iterable[str], *, source: str, prefix: str = "") -> None:
-    """Refuse the first name that is no setting, with the nearest one that is."""
-    known = list(Settings.model_fields)
-    for name in names:
-        if name in known:
-            continue
-        shown = f"{prefix}{name.upper()}" if prefix else name
-        near = difflib.get_close_matches(name, known, n=1)
-        near_shown = f"{prefix}{near[0].upper()}" if near and prefix else "".join(near)
-        hint = f" Did you mean {near_shown}?" if near else ""
-        raise ParameterError(f"{shown} in {source} is not a setting.{hint}", param=name)
-
-
-def _explained(error: ValidationError) -> ParameterError:
-    """The first problem as one sentence with the setting's name and, unless it is a secret, its
-    offending value."""
-    problem = error.errors(include_url=False)[0]
-    name = ".".join(str(part) for part in problem["loc"])
-    if name in SECRETS:
-        return ParameterError(f"The setting {name} is not valid: {problem['msg']}.", param=name)
-    return ParameterError(
-        f"The setting {name} is {problem['input']!r}: {problem['msg']}.", param=name or None
-    )
+        raise explained(error, secrets=SECRETS) from error

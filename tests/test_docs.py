@@ -18,7 +18,7 @@ from server import metrics
 from server.app import ROUTES
 from server.cli import app
 from server.openapi import declare_refusals
-from server.routes import health
+from server.routes import admin, health
 from server.schemas.ask import AskRequest
 from server.schemas.chat import ChatRequest
 from server.schemas.codes import DecodeRequest, EncodeRequest
@@ -147,7 +147,8 @@ def _openapi() -> dict:
     app = FastAPI()
     for module in ROUTES:
         app.include_router(module.router)
-    app.include_router(health.metrics_router)
+    for router in (health.metrics_router, admin.router):
+        app.include_router(router)
     declare_refusals(app)
     return app.openapi()
 

@@ -37,8 +37,10 @@ ALLOWED = {
     "device": {"ops.formats", "ops.native", "engine.settings", "config", "threads", "errors"},
     "options": {"engine.request", "errors", "strict_json"},
     "codec": {"engine.render", "models", "images", "errors"},
+    "sleep": {"codec", "checkpoint", "config", "device", "engine", "models"},
     "pipeline": {
         *(
+            "sleep",
             "device",
             "engine",
             "checkpoint",

@@ -18,7 +18,7 @@ from janus_core.engine.events import Event, Failed, FinishReason, ImageProgress,
 from janus_core.engine.execution import Executor
 from janus_core.engine.faults import Fault, error_of, fault_of
 from janus_core.engine.forecast import Estimate, Horizon, Outlook
-from janus_core.engine.graph_choice import new_step_graphs
+from janus_core.engine.memory import EngineMemory, allocate
 from janus_core.engine.pace import Pace
 from janus_core.engine.plan import Sample, StepPlan
 from janus_core.engine.probe import probe_plan
@@ -28,7 +28,7 @@ from janus_core.engine.request import ImageRequest, Request, TextRequest
 from janus_core.engine.runner import Runner
 from janus_core.engine.scheduler import Scheduler
 from janus_core.engine.sequence import RequestState, new_state
-from janus_core.engine.settings import SLOT_UNIT, EngineSettings
+from janus_core.engine.settings import EngineSettings
 from janus_core.engine.slots import SlotPool
 from janus_core.engine.stats import EngineStats
 from janus_core.engine.step_model import StepLoad, StepModel
@@ -36,7 +36,6 @@ from janus_core.engine.text_output import TextOutput
 from janus_core.engine.vision_cache import VisionCache
 from janus_core.errors import EngineDeadError, JanusError, QueueFullError
 from janus_core.models.janus import JanusModel
-from janus_core.models.kv_pool import KvPool
 from janus_core.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -62,7 +61,6 @@ class Engine:
         self.context_limit = min(config.backbone.max_positions, num_positions)
         self._bounds = Bounds(config, self.context_limit, num_positions)
         self._pool = SlotPool(num_positions, prefix_cache=settings.prefix_cache)
-        # Caches and the machinery on top of them.
         self._vision_cache = VisionCache(settings.vision_cache_bytes)
         self._step_model = StepModel()
         self._pace = Pace(settings, self._step_model, num_codes=config.vq.num_codes)
@@ -73,11 +71,8 @@ class Engine:
             is_embedded=lambda tenant, image: (tenant, image.digest) in self._vision_cache,
             pace=self._pace,
         )
-        # The slot behind the others is nobody's: padding is written there.
-        kv = KvPool.allocate(
-            config, num_positions + SLOT_UNIT, device=model.device, dtype=model.kv_dtype
-        )
-        graphs = new_step_graphs(model, kv, settings, spare_start=num_positions)
+        take_memory = partial(allocate, settings=settings, num_positions=num_positions)
+        kv, graphs = take_memory(model)
         self._runner = Runner(
             model, tokenizer, kv=kv, vision_cache=self._vision_cache, graphs=graphs
         )
@@ -87,6 +82,7 @@ class Engine:
         # Read before the renderer's thread exists: what a thread sets is the default of new ones.
         self.num_threads = torch.get_num_threads()
         self._renderer = new_renderer(model, settings, on_rendered=lambda: self.on_rendered())
+        self.memory = EngineMemory(self._runner, self._executor, self._renderer, take_memory)
         # Live requests by id, in exactly one of: the scheduler, `_rendering`.
         self._states: dict[str, RequestState] = {}
         self._rendering: dict[str, RequestState] = {}
@@ -243,6 +239,11 @@ class Engine:
         num_scheduled = self._scheduler.num_waiting + self._scheduler.num_running
         assert len(self._states) == num_scheduled + len(self._rendering), "a request is lost"
         assert self._outputs.keys() <= self._states.keys(), "an answer without a request"
+
+    def reset_caches(self) -> None:
+        """Forget the prefixes and embeddings kept for later; answers only take longer."""
+        self._pool.forget_cached()
+        self._vision_cache.clear()
 
     def close(self) -> None:
         """Stop the renderer. Live requests get no further events."""

@@ -89,6 +89,11 @@ class Executor:
         )
         return self._plan
 
+    def land(self) -> None:
+        """Forget what was launched and not read; every request of it has ended."""
+        plan = self.pending()
+        assert plan is None, "requests are live"
+
     def run(self, plan: StepPlan, *, num_running: int) -> Outcome:
         """Compute the plan, or read it if it is `pending`; if that fails, compute it in parts until
         it is clear whose fault it is, and take those out of the plan. Steps may run ahead if it

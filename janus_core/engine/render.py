@@ -69,6 +69,9 @@ class Renderer(Protocol):
     def poll(self) -> list[Rendered]:
         """The results since the last call, in order."""
 
+    def attach(self, model: JanusModel) -> None:
+        """Go on with this network, once nobody wants a picture any more."""
+
     def close(self) -> None:
         """Stop after the job at hand."""
 
@@ -87,6 +90,9 @@ class InlineRenderer:
     def poll(self) -> list[Rendered]:
         jobs, self._jobs = self._jobs, deque()
         return [render(self._model, job) for job in jobs]
+
+    def attach(self, model: JanusModel) -> None:
+        self._model = model
 
     def close(self) -> None:
         self._jobs.clear()
@@ -121,6 +127,9 @@ class ThreadedRenderer:
             results.append(self._results.get())
         self._num_pending -= len(results)
         return results
+
+    def attach(self, model: JanusModel) -> None:
+        self._model = model
 
     def close(self) -> None:
         self._is_closing = True

@@ -74,6 +74,10 @@ class Runner:
         mine = self._graphs.attention
         return mine if self._graphs.is_deterministic else f"{mine}+{name}"
 
+    def attach(self, model: JanusModel, *, kv: KvPool, graphs: StepGraphs | None) -> None:
+        """Go on with this network and this memory; between two steps, when no request is live."""
+        self._model, self._kv, self._graphs = model, kv, graphs
+
     @torch.inference_mode()
     def copy(self, copies: list[Copy]) -> None:
         """Copy prefixes between slots, in order."""

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 
 from janus_core.engine.constraint import Matcher
 from janus_core.engine.engine import Engine
@@ -17,7 +18,13 @@ from janus_core.engine.events import Event, Failed, Finished
 from janus_core.engine.forecast import Estimate
 from janus_core.engine.request import Request
 from janus_core.engine.stats import EngineStats
-from janus_core.errors import DrainingError, EngineDeadError, QueueFullError
+from janus_core.errors import (
+    ASLEEP_RETRY_S,
+    AsleepError,
+    DrainingError,
+    EngineDeadError,
+    QueueFullError,
+)
 
 RATE_DECAY = 0.9
 """Weight of the past in the running mean of the time between the ends of two requests."""
@@ -41,9 +48,11 @@ class EngineService:
         self._changed = threading.Condition()
         self._submitted: deque[tuple[Request, Matcher | None]] = deque()
         self._cancelled: deque[str] = deque()
+        self._calls: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._live: set[str] = set()
         self._error: EngineDeadError | None = None
         self._is_draining = False
+        self._is_asleep = False
         self._is_stopping = False
         self._is_woken = False
         self._step_started_s: float | None = None
@@ -70,6 +79,8 @@ class EngineService:
                     "The server is shutting down and takes no new work.",
                     retry_after_s=_in_bounds(self._mean_interval_s),
                 )
+            if self._is_asleep:
+                raise AsleepError("The server is asleep.", retry_after_s=ASLEEP_RETRY_S)
             num_waiting = self._engine.num_waiting + len(self._submitted)
             if num_waiting >= self._engine.settings.max_waiting:
                 raise QueueFullError(
@@ -86,6 +97,27 @@ class EngineService:
         with self._changed:
             self._cancelled.append(request_id)
             self._changed.notify_all()
+
+    def call(self, function: Callable[[], None]) -> Future[None]:
+        """Call `function` in the engine's thread between two steps; what it raises is the
+        future's. It must not leave the engine in a state it cannot go on from."""
+        done: Future[None] = Future()
+        with self._changed:
+            if self._error is not None:
+                raise self._error
+            self._calls.append((function, done))
+            self._changed.notify_all()
+        return done
+
+    def begin_sleep(self) -> None:
+        """Take no new work until `end_sleep`; what is at hand goes on."""
+        with self._changed:
+            self._is_asleep = True
+
+    def end_sleep(self) -> None:
+        """Take work again."""
+        with self._changed:
+            self._is_asleep = False
 
     def drain(self, timeout_s: float) -> bool:
         """Take no new work and wait for the requests at hand; whether all of them ended in time."""
@@ -120,6 +152,11 @@ class EngineService:
         return None if started_s is None else max(started_s, self._engine.beat_s)
 
     @property
+    def is_asleep(self) -> bool:
+        """Whether new work is refused because the engine sleeps, or is about to."""
+        return self._is_asleep
+
+    @property
     def step_age_s(self) -> float:
         """How long the pass at hand has been running, 0 between steps."""
         beat_s = self.beat_s
@@ -146,6 +183,7 @@ class EngineService:
         try:
             self._engine.bind_thread()
             while self._obey():
+                self._answer_calls()
                 self._step_started_s = time.monotonic()
                 events = self._engine.step()
                 self._step_started_s = None
@@ -167,9 +205,25 @@ class EngineService:
                 self._engine.cancel(self._cancelled.popleft())
             return not self._is_stopping
 
+    def _answer_calls(self) -> None:
+        """Outside of the lock: they may take seconds, and nobody else should wait for them."""
+        while self._calls:
+            function, done = self._calls.popleft()
+            if not done.set_running_or_notify_cancel():
+                continue
+            try:
+                function()
+            except Exception as error:  # the caller's to see: the engine goes on
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
     def _has_reason_to_step(self) -> bool:
-        commands = self._submitted or self._cancelled or self._is_stopping or self._is_woken
-        return bool(commands) or (self._engine.has_work and not self._engine.is_rendering_only)
+        commands = (
+            *(self._submitted, self._cancelled, self._calls),
+            *(self._is_stopping, self._is_woken),
+        )
+        return any(commands) or (self._engine.has_work and not self._engine.is_rendering_only)
 
     def _emit(self, events: Sequence[Event]) -> None:
         """Hand the events over, then let go of the requests that have ended."""
@@ -192,6 +246,9 @@ class EngineService:
         with self._changed:
             self._error = error
             ended = sorted(self._live)
+            calls, self._calls = self._calls, deque()
+        for _, done in calls:
+            done.set_exception(error)
         self._emit([Failed(request_id, error) for request_id in ended])
 
     def _wake(self) -> None:

@@ -176,6 +176,11 @@ class SlotPool:
             return
         self._insert(Slot(slot.start, round_up(keep), keys, salt, num_computed=keep, in_use=False))
 
+    def forget_cached(self) -> None:
+        """Give up every cached prefix; slots in use stay what they are."""
+        for slot in [slot for slot in self._slots if not slot.in_use]:
+            self._remove(slot)
+
     def has_room(self, capacities: list[int]) -> bool:
         """Whether slots of these capacities fit beside those in use (cached slots count as
         free)."""

@@ -18,6 +18,7 @@ metrics_router = APIRouter(tags=["operations"])
 """Apart, because it may have a port of its own."""
 
 DRAINING = "draining"
+ASLEEP = "asleep"
 UNHEALTHY: dict[int | str, dict[str, object]] = {503: {"model": Health}}
 
 
@@ -82,7 +83,11 @@ def _answer(response: Response, obstacle: str | None) -> Health:
 
 def _obstacle(context: Context) -> str | None:
     """Why a request would not be taken, or None."""
-    return DRAINING if context.dispatcher.draining else _engine_fault(context)
+    if context.dispatcher.draining:
+        return DRAINING
+    if context.dispatcher.service.is_asleep:
+        return ASLEEP
+    return _engine_fault(context)
 
 
 def _engine_fault(context: Context) -> str | None:
