@@ -131,7 +131,8 @@ class Dispatcher:
     async def stop(self) -> None:
         """Stop the engine; what is alive fails. Safe to call again.
 
-        A hung step cannot be interrupted: after `STOP_S` its thread, a daemon, is left behind.
+        A hung step cannot be interrupted: at once, or if it was not known to be hung after
+        `STOP_S`, its thread, a daemon, is left behind.
         """
         if self._watching is not None:
             self._watching.cancel()
@@ -144,7 +145,7 @@ class Dispatcher:
 
         threading.Thread(target=stop, name="stop-engine", daemon=True).start()
         with suppress(TimeoutError):
-            async with asyncio.timeout(STOP_S):
+            async with asyncio.timeout(0.0 if self.is_hung else STOP_S):
                 await stopped.wait()
 
     def estimate(self, requests: Sequence[Request]) -> Estimate | None:

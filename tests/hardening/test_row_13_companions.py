@@ -1,0 +1,114 @@
+"""Row 13: what one client gets does not depend on who else is there."""
+
+import random
+import threading
+from contextlib import suppress
+
+import httpx2
+import pytest
+
+from tests.hardening.injection import Faults, ask, ask_all, drawing, image_question, question
+from tests.hardening.target import Target
+
+NUM_PROMPTS = 50
+POISON = {900: "error", 901: "oom", 902: "nan"}
+
+
+@pytest.fixture(scope="module")
+def house(_make_target, tmp_path_factory):
+    faults = Faults(tmp_path_factory.mktemp("faults") / "rules")
+    target: Target = _make_target(env=faults.env)
+    yield target, faults
+    target.stop()
+
+
+def prompts() -> list[tuple]:
+    """Greedy and drawn, with pictures and without, whole and streamed, and pictures."""
+    rng = random.Random(0)
+    made = []
+    for seed in range(NUM_PROMPTS):
+        stream, temperature = rng.random() < 0.5, rng.choice([0, 0.8])
+        if seed % 5 == 4:
+            made.append(drawing(seed, stream=stream))
+        elif seed % 5 == 3:
+            made.append(
+                image_question(seed, side_px=30 + seed, stream=stream, temperature=temperature)
+            )
+        else:
+            words = rng.choice(["What is it?", "a large red circle", "to the left of a star"])
+            made.append(
+                question(
+                    seed, words=words, stream=stream, temperature=temperature, max_tokens=20 + seed
+                )
+            )
+    return made
+
+
+class Companions:
+    """Others who come, leave in the middle, meet faults and finish, for as long as it takes."""
+
+    def __init__(self, target: Target, *, num: int) -> None:
+        self._target = target
+        self._over = threading.Event()
+        self.num_left = self.num_failed = self.num_done = 0
+        self._threads = [
+            threading.Thread(target=self._live, args=(random.Random(i),)) for i in range(num)
+        ]
+
+    def __enter__(self) -> "Companions":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _live(self, rng: random.Random) -> None:
+        while not self._over.is_set():
+            fate = rng.choice(["leave", "fail", "finish"])
+            if fate == "leave":
+                self._leave(rng)
+            elif fate == "fail":
+                seen = ask(self._target, question(rng.choice(list(POISON)), stream=True))
+                self.num_failed += seen.error is not None
+            else:
+                seen = ask(self._target, rng.choice(prompts()))
+                self.num_done += seen.error is None
+
+    def _leave(self, rng: random.Random) -> None:
+        path, body = question(rng.randrange(100), stream=True, max_tokens=500)
+        num_events = rng.randrange(30)
+        with (
+            suppress(httpx2.HTTPError),
+            self._target.client() as client,
+            client.stream("POST", path, json=body) as reply,
+        ):
+            for number, _ in enumerate(reply.iter_lines()):
+                if number >= num_events:
+                    break
+        self.num_left += 1
+
+
+def test_fifty_prompts_alone_and_with_random_companions(house) -> None:
+    target, faults = house
+    alone = [ask(target, prompt) for prompt in prompts()]
+    assert all(seen.error is None and not seen.broke for seen in alone)
+    # Not a server that says the same to everybody.
+    assert len({seen.text for seen in alone}) > NUM_PROMPTS // 2
+    faults.arm(*[f"seed:{seed}:{kind}" for seed, kind in POISON.items()])
+    with Companions(target, num=7) as companions:
+        together = []
+        for first in range(0, NUM_PROMPTS, 5):
+            together += ask_all(target, prompts()[first : first + 5])
+    faults.disarm()
+    differing = [
+        i for i, (a, b) in enumerate(zip(alone, together, strict=True)) if a.text != b.text
+    ]
+    assert not differing
+    assert all(seen.error is None and not seen.broke for seen in together)
+    assert companions.num_left > 3
+    assert companions.num_failed > 3
+    assert companions.num_done > 3
+    target.check_p0()
