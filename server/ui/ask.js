@@ -25,7 +25,7 @@ export class Ask {
     this.controls = new Controls($("ask-panel"), "ask", [
       { name: "temperature", label: "Temperature", kind: "range", min: 0, max: 2, step: 0.05, fallback: 0, hint: "0 always gives the likeliest answer." },
       { name: "top_p", label: "Top-p", kind: "range", min: 0.05, max: 1, step: 0.05, fallback: 1 },
-      { name: "max_tokens", label: "Longest answer in tokens", kind: "range", min: 16, max: 4096, step: 16, fallback: 4096, hint: "At most; the context may hold fewer." },
+      { name: "max_tokens", label: "Longest answer", kind: "range", min: 16, max: 4096, step: 16, fallback: 4096, hint: "In tokens; the context may hold fewer." },
       { name: "seed", label: "Seed", kind: "seed" },
       { name: "system", label: "System prompt", kind: "text", placeholder: "Instead of the model's own" },
     ]);

@@ -104,7 +104,7 @@ class Range {
 class Seed {
   constructor(prefix, spec) {
     const id = `${prefix}-seed`;
-    this.input = h("input", { id, type: "text", inputmode: "numeric", pattern: "[0-9]{1,15}", placeholder: "another each time", autocomplete: "off" });
+    this.input = h("input", { id, type: "text", inputmode: "numeric", pattern: "[0-9]{1,15}", placeholder: "random", autocomplete: "off" });
     const roll = iconButton("dice", "Choose a seed at random", () => this.set(randomSeed()));
     const clear = iconButton("close", "Clear the seed", () => this.set(null));
     this.element = h(

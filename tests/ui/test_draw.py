@@ -186,6 +186,9 @@ def test_full_screen(drawing_page: Page) -> None:
     box = dialog.get_by_role("img").bounding_box()
     assert box is not None
     assert min(box["width"], box["height"]) > 500
+    caption = dialog.locator(".viewer-caption").bounding_box()
+    assert caption is not None
+    assert box["y"] + box["height"] <= caption["y"], "nothing lies over the picture"
     page.keyboard.press("Escape")
     expect(dialog).to_have_count(0)
     page.get_by_role("button", name="Full screen", exact=True).first.click()
