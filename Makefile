@@ -12,7 +12,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 # Environments of client packages, made once and again when their pins change.
-CLIENTS := $(patsubst %,build/clients/%/.installed,current older $(if $(shell command -v npm),node))
+CLIENTS := $(patsubst %,build/clients/%/.installed,current older helm $(if $(shell command -v npm),node))
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test lint types format unit test-slow test-hardening test-clients test-ui screenshots test-gpu test-kernels gpu-check bench bench-large pictures clean
@@ -54,7 +54,7 @@ test-slow: $(VENV)/.installed-dev ## The tests that take longer
 	$(BIN)/python -m pytest -m 'slow and not gpu' $(ARGS)
 
 test-clients: $(VENV)/.installed-dev $(CLIENTS) ## Client packages from PyPI and npm against the server
-	$(BIN)/python -m pytest -m packages tests/clients $(ARGS)
+	$(BIN)/python -m pytest -m packages tests/clients tests/docker $(ARGS)
 
 # Their pins are their own: they need other versions than the server. npm is optional.
 build/clients/%/.installed: tests/clients/requirements/%.txt

@@ -4,19 +4,22 @@ Compares tables in both directions, so that neither a new setting without a line
 a setting passes.
 """
 
+import ast
 import functools
 import json
 import operator
 import re
+from http import HTTPStatus
 from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
 from pydantic_core import PydanticUndefined
 
-from server import metrics
+from server import errors, metrics
 from server.app import ROUTES
 from server.cli import app
+from server.middleware import CLIENT_GONE
 from server.openapi import declare_refusals
 from server.routes import admin, health
 from server.schemas.ask import AskRequest
@@ -33,7 +36,7 @@ from server.schemas.sdapi import ImageToImage, TextToImage
 from server.settings import Settings
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
 OPERATIONS = ROOT / "docs" / "operations.md"
 API = ROOT / "docs" / "api.md"
 
@@ -49,6 +52,14 @@ PROCESS_METRICS = {
     )
 }
 """prometheus_client's own, where there is a /proc."""
+
+MAKERS = {"ErrorReply", "_Row", "HTTPException"}
+"""What is called with a status first."""
+
+PROBES = (health.livez, health.readyz, health.health)
+
+NO_LIMITS_OF_CLIENTS = {"max_sequences", "max_images", "max_step_s"}
+"""Of the engine's steps: more than that waits, and is not refused."""
 
 FILES = {"image"}
 """Fields of forms that are no fields of a body."""
@@ -110,6 +121,41 @@ def test_every_metric_is_documented() -> None:
     }
     names = {*counters, *histograms, *engine, *others}
     assert set(documented) == {f"`{name}`" for name in names}
+
+
+def _statuses() -> set[int]:
+    """Every status that the code of the server names: in its tables, refusals and responses."""
+    found = {200}
+    for path in (ROOT / "server").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in MAKERS and node.args:
+                found.add(_status(node.args[0]))
+            elif isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "HTTPStatus":
+                found.add(int(HTTPStatus[node.attr]))
+    found |= set(errors._STATUS_BY_CODE.values()) | set(errors._BY_STATUS) | {CLIENT_GONE}
+    return found - {0}
+
+
+def _status(node: ast.expr) -> int:
+    """The number in the code; 0 where it is worked out from a table."""
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, int) else 0
+
+
+def test_every_status_code_is_documented() -> None:
+    documented = {int(row[0]) for row in _rows(_section(OPERATIONS, "Status codes"))}
+    assert documented == _statuses()
+
+
+def test_every_probe_is_documented() -> None:
+    documented = {row[0] for row in _rows(_section(OPERATIONS, "Probes"))}
+    assert documented == {f"`/{probe.__name__}`" for probe in PROBES}
+
+
+def test_every_limit_is_among_the_limits() -> None:
+    """Settings that bound what a client may send or ask for are listed with what lies beyond."""
+    documented = _names(_section(OPERATIONS, "Limits"))
+    limits = {name for name in Settings.model_fields if name.startswith("max_")}
+    assert limits - NO_LIMITS_OF_CLIENTS <= documented
 
 
 @pytest.mark.parametrize(
