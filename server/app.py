@@ -86,7 +86,7 @@ def create_app(
         context = _new_context(
             pipeline, settings, metrics=metrics, limits=limits, tracing=tracing, version=version
         )
-        metrics.describe({"build_info": context.description(), "model_info": _model_info(pipeline)})
+        _describe(context)
         app.state.context = context
         context.dispatcher.start()
         try:
@@ -138,6 +138,13 @@ def _new_metrics(pipeline: Pipeline, settings: Settings) -> Metrics:
         num_tasks=lambda: len(asyncio.all_tasks()),
         compat=settings.metrics_compat,
     )
+
+
+def _describe(context: Context) -> None:
+    """Tell the metrics what runs here, and where to look up whether it sleeps."""
+    infos = {"build_info": context.description(), "model_info": _model_info(context.pipeline)}
+    context.metrics.describe(infos)
+    context.metrics.watch_sleep(lambda: context.administration.sleep_level or 0)
 
 
 def _model_info(pipeline: Pipeline) -> dict[str, str]:

@@ -150,6 +150,7 @@ INFOS = {
 MEMORY = "gpu_memory_bytes"
 """By kind; no series where the device is the CPU, whose memory is the process's."""
 EVENT_LOOP_TASKS = "event_loop_tasks"
+SLEEP = "engine_sleep_state"
 HTTP_COUNTER = "http_requests"
 HTTP_HISTOGRAM = "http_request_duration_seconds"
 
@@ -189,6 +190,9 @@ class Metrics:
             for name, spec in HISTOGRAMS.items()
         }
         self._begin_at_zero()
+        self._sleep = Gauge(
+            PREFIX + SLEEP, "0 awake, else the level of its sleep.", MODEL, registry=registry
+        ).labels(model_name)
         self._http_total = Counter(
             HTTP_COUNTER, "HTTP requests.", ("method", "handler", "status"), registry=registry
         )
@@ -213,6 +217,10 @@ class Metrics:
                 registry=self._registry,
             )
             gauge.labels(self._model_name, *(infos[name][label] for label in labels)).set(1)
+
+    def watch_sleep(self, level: Callable[[], float]) -> None:
+        """Whom to ask whether the engine sleeps."""
+        self._sleep.set_function(level)
 
     def render(self) -> bytes:
         """Everything in Prometheus' text format."""

@@ -115,6 +115,7 @@ def test_every_metric_is_documented() -> None:
         *(metrics.PREFIX + name for name in metrics.INFOS),
         metrics.PREFIX + metrics.MEMORY,
         metrics.PREFIX + metrics.EVENT_LOOP_TASKS,
+        metrics.PREFIX + metrics.SLEEP,
         f"{metrics.HTTP_COUNTER}_total",
         metrics.HTTP_HISTOGRAM,
         *PROCESS_METRICS,

@@ -28,6 +28,7 @@ OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 KNOWN = (
     {metrics.PREFIX + name for name in (*metrics.ENGINE_GAUGES, *metrics.INFOS)}
     | {metrics.PREFIX + metrics.MEMORY, metrics.PREFIX + metrics.EVENT_LOOP_TASKS}
+    | {metrics.PREFIX + metrics.SLEEP}
     | {f"{metrics.PREFIX}{name}_total" for name in (*metrics.ENGINE_COUNTERS, *metrics.COUNTERS)}
     | {
         f"{metrics.PREFIX}{name}_{part}"
@@ -40,7 +41,7 @@ KNOWN = (
 
 # What a healthy server without a GPU need not have: refusals, fetched images, clients that left.
 MAY_BE_EMPTY = re.compile(
-    "requests_rejected|media_rejections|image_fetch_seconds|gpu_memory_bytes|cancelled_steps_saved"
+    "_rejected|_rejections|connections_refused|image_fetch|gpu_memory_bytes|cancelled_steps_saved"
 )
 
 needs_promtool = pytest.mark.skipif(

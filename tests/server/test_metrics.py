@@ -134,6 +134,18 @@ def test_the_process_is_measured(client: httpx2.Client):
     assert numbers[f"{PREFIX}event_loop_tasks"] >= 1
 
 
+def test_sleep_has_a_level(tiny_checkpoint):
+    server = ServerInThread(model=str(tiny_checkpoint), served_model_name="tiny", admin_key="sk-a")
+    with server, server.client() as client:
+        client.headers["authorization"] = "Bearer sk-a"
+        assert value(client, "engine_sleep_state") == 0
+        for level in ("1", "2"):
+            assert client.post("/admin/sleep", params={"level": level}).status_code == 200
+            assert value(client, "engine_sleep_state") == int(level)
+        assert client.post("/admin/wake").status_code == 200
+        assert value(client, "engine_sleep_state") == 0
+
+
 def test_vllms_names_are_there_only_where_wanted(client: httpx2.Client, compatible: ServerInThread):
     assert VLLM_PREFIX not in client.get("/metrics").text
     with compatible.client() as other:
