@@ -30,9 +30,12 @@ NOT_RUN = {
     r"(\.venv/bin/)?janus (pull|serve|doctor) deepseek": "downloads gigabytes",
     r'make serve ARGS="deepseek': "downloads gigabytes",
     r"make serve$": "serves until it is stopped: tests/cli/test_installed.py runs it",
+    r"janus serve$": "serves until it is stopped: tests/server/test_lifecycle.py runs it",
     r"docker ": "needs a container engine",
 }
 """Patterns of commands, at their beginning, and why they are not run."""
+
+ADMIN_KEY = "sk-admin-correct-horse-battery-staple"
 
 SLOW = (r"(\.venv/bin/)?janus bench",)
 
@@ -82,9 +85,20 @@ def cases() -> Iterator[object]:
 
 
 @pytest.fixture(scope="module")
-def server(mini_checkpoint: Path) -> Iterator[ServerInThread]:
-    with ServerInThread(model=str(mini_checkpoint), served_model_name="janus-mini") as running:
-        yield running
+def running(mini_checkpoint: Path) -> Iterator[ServerInThread]:
+    with ServerInThread(
+        model=str(mini_checkpoint), served_model_name="janus-mini", admin_key=ADMIN_KEY
+    ) as server:
+        yield server
+
+
+@pytest.fixture
+def server(running: ServerInThread) -> Iterator[ServerInThread]:
+    """Awake again after each command: one of them lets it fall asleep."""
+    yield running
+    with running.client() as client:
+        wake = client.post("/admin/wake", headers={"authorization": f"Bearer {ADMIN_KEY}"})
+    assert wake.status_code == 200, wake.text
 
 
 @pytest.fixture
@@ -123,7 +137,7 @@ def test_commands_run(command: str, server: ServerInThread, folder: Path) -> Non
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", as_run(command, server)],
         cwd=folder,
-        env=environ | {"OMP_NUM_THREADS": "1"},
+        env=environ | {"OMP_NUM_THREADS": "1", "JANUS_ADMIN_KEY": ADMIN_KEY},
         capture_output=True,
         timeout=LIMIT_S,
     )
