@@ -13,15 +13,12 @@ from http import HTTPStatus
 from pathlib import Path
 
 import pytest
-from fastapi import FastAPI
 from pydantic_core import PydanticUndefined
 
 from server import errors, metrics
-from server.app import ROUTES
 from server.cli import app
 from server.middleware import CLIENT_GONE
-from server.openapi import declare_refusals
-from server.routes import admin, health
+from server.routes import health
 from server.schemas.ask import AskRequest
 from server.schemas.chat import ChatRequest
 from server.schemas.codes import DecodeRequest, EncodeRequest
@@ -34,6 +31,7 @@ from server.schemas.images import (
 from server.schemas.responses import ResponsesRequest
 from server.schemas.sdapi import ImageToImage, TextToImage
 from server.settings import Settings
+from tests.described import described_api
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -189,17 +187,6 @@ def test_every_field_is_documented(body: type[Body], path: str) -> None:
     assert body.refused.keys() <= _names(refused[1])
 
 
-def _openapi() -> dict:
-    """What the server says about itself, which needs no model."""
-    app = FastAPI()
-    for module in ROUTES:
-        app.include_router(module.router)
-    for router in (health.metrics_router, admin.router):
-        app.include_router(router)
-    declare_refusals(app)
-    return app.openapi()
-
-
 def _fields(operation: dict, schemas: dict) -> set[str]:
     """The fields of a request's body."""
     content = operation.get("requestBody", {}).get("content", {})
@@ -222,7 +209,7 @@ TOGETHER = {
 
 def test_every_endpoint_and_its_fields_are_documented() -> None:
     """Of what OpenAPI says, nothing is missing in the text; and the table lists nothing else."""
-    openapi, text = _openapi(), API.read_text("utf-8")
+    openapi, text = described_api(), API.read_text("utf-8")
     listed = set(re.findall(r"`((?:GET|POST) /[^`]*)`", text.partition("\n## ")[0]))
     found = set()
     for template, operations in openapi["paths"].items():
@@ -244,13 +231,13 @@ def test_every_endpoint_and_its_fields_are_documented() -> None:
 
 
 def test_openapi_refers_to_what_it_has() -> None:
-    openapi = _openapi()
+    openapi = described_api()
     for reference in set(re.findall(r'"\$ref": "#/([^"]+)"', json.dumps(openapi))):
         functools.reduce(operator.getitem, reference.split("/"), openapi)
 
 
 def test_openapi_says_how_to_edit() -> None:
-    edits = _openapi()["paths"]["/v1/images/edits"]["post"]["requestBody"]["content"]
+    edits = described_api()["paths"]["/v1/images/edits"]["post"]["requestBody"]["content"]
     form, body = (edits[t]["schema"] for t in ("multipart/form-data", "application/json"))
     assert form["properties"]["mask"] == {"type": "string", "format": "binary"}
     assert set(form["required"]) == {"image", "prompt"}

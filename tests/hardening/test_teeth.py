@@ -17,7 +17,7 @@ from tests.serving import ROOT
 
 FOLDER = Path(__file__).parent
 ROW_FILES = sorted(FOLDER.glob("test_row_*.py"))
-LIMIT_S = 400
+LIMIT_S = 900
 
 
 def failures(report: Path) -> dict[str, list[str]]:
