@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from benchmarks.workloads import Picture, Question, Workload
 from janus_core.config import read_config
-from janus_core.images import ImageProcessor
+from janus_core.image_processor import ImageProcessor
 from janus_core.prompt import Message, PromptBuilder
 from janus_core.tokenizer import Tokenizer
 

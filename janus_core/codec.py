@@ -1,9 +1,8 @@
 """Pictures to codes and back, beside the engine, and which codes of a picture to keep.
 
-Owns the thread that the VQ autoencoder runs in for these, and the fit of a client's picture to the
-native size. Knows no prompts and no requests. Invariants: one picture at a time, behind the compute
-threads, so that a step of the engine is held up by little; what is kept of a picture is told by the
-place of its codes, in raster order.
+Owns the thread that the VQ autoencoder runs in for these. Knows no prompts and no requests.
+Invariants: one picture at a time, behind the compute threads, so that a step of the engine is held
+up by little; what is kept of a picture is told by the place of its codes, in raster order.
 
 Keeping codes is an approximation: the models were trained to draw whole pictures, in raster order.
 A drawn code knows what is above and to the left of it, kept or not, and nothing of what is kept
@@ -18,15 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 
 from janus_core.engine.render import enter_background
 from janus_core.errors import ASLEEP_RETRY_S, AsleepError, ParameterError
 from janus_core.images import Pixels
 from janus_core.models.janus import JanusModel
-
-EDIT_FROM = 128
-"""Grey levels of a mask from here on mean that a pixel is to be drawn anew."""
 
 
 class PictureCodec:
@@ -47,15 +42,8 @@ class PictureCodec:
         model, self._model = self._network(), None
         return model
 
-    def fit(self, picture: Image.Image) -> Image.Image:
-        """An RGB picture at the native size: scaled to cover it, the longer side cropped evenly, as
-        the pictures the models learned to draw were (arXiv:2410.13848)."""
-        side = self._vq.image_size
-        return ImageOps.fit(picture, (side, side), Image.Resampling.BICUBIC)
-
-    def encode(self, picture: Image.Image) -> tuple[int, ...]:
-        """The codes of an RGB picture after `fit`. Raises AsleepError, as `decode` does."""
-        levels_HWC = np.asarray(self.fit(picture))
+    def encode(self, levels_HWC: Pixels) -> tuple[int, ...]:
+        """The codes of a picture of the native size. Raises AsleepError, as `decode` does."""
         return self._pool.submit(self._encode, levels_HWC).result()
 
     def decode(self, codes: Sequence[int]) -> Pixels:
@@ -75,21 +63,6 @@ class PictureCodec:
                 )
         return self._pool.submit(self._decode, tuple(codes)).result()
 
-    def keep_outside(self, codes: Sequence[int], mask: Image.Image) -> tuple[int | None, ...]:
-        """The codes without those whose square touches what a mask marks for drawing.
-
-        `mask` has the size of the picture before `fit`, mode L, and marks with `EDIT_FROM` or more.
-        """
-        vq = self._vq
-        # Cropped, not scaled, so that a thin line is marked as well.
-        marked = mask.point([255 * (level >= EDIT_FROM) for level in range(256)])
-        side = min(marked.size)
-        fitted = ImageOps.fit(marked, (side, side), Image.Resampling.NEAREST)
-        starts = np.arange(vq.grid) * side // vq.grid
-        by_row = np.logical_or.reduceat(np.asarray(fitted) > 0, starts, axis=0)
-        edited_S = np.logical_or.reduceat(by_row, starts, axis=1).flatten().tolist()
-        return tuple(None if e else code for code, e in zip(codes, edited_S, strict=True))
-
     def _encode(self, levels_HWC: Pixels) -> tuple[int, ...]:
         levels = torch.from_numpy(levels_HWC.astype(np.float32)).permute(2, 0, 1)
         (codes_S,) = self._network().encode_codes((levels / 255 * 2 - 1)[None]).tolist()
@@ -104,6 +77,11 @@ class PictureCodec:
         if self._model is None:
             raise AsleepError("The server is asleep.", retry_after_s=ASLEEP_RETRY_S)
         return self._model
+
+
+def keep_unmarked(codes: Sequence[int], marks: Sequence[int]) -> tuple[int | None, ...]:
+    """The codes without those that are marked for drawing, not 0, at the same place."""
+    return tuple(None if mark else code for code, mark in zip(codes, marks, strict=True))
 
 
 def keep_first(codes: Sequence[int], *, strength: float) -> tuple[int | None, ...]:

@@ -10,10 +10,8 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from PIL import Image
-
 from janus_core.checkpoint import load_model, resolve_checkpoint
-from janus_core.codec import PictureCodec
+from janus_core.codec import PictureCodec, keep_unmarked
 from janus_core.config import ModelConfig, read_config
 from janus_core.device import Placement, fit, memory_bytes, place, use_threads, with_formats
 from janus_core.engine.engine import Engine
@@ -28,15 +26,9 @@ from janus_core.engine.request import (
 from janus_core.engine.service import EngineService
 from janus_core.engine.settings import EngineSettings
 from janus_core.errors import CheckpointError, ContextLengthError, ParameterError
-from janus_core.images import (
-    ImageLimits,
-    ImageProcessor,
-    Pixels,
-    PreparedImage,
-    decode_alpha,
-    decode_image,
-    decode_mask,
-)
+from janus_core.image_decoder import ImageDecoder
+from janus_core.image_processor import ImageProcessor, PreparedImage
+from janus_core.images import ImageLimits, MaskStyle, Pixels
 from janus_core.options import (
     DrawingDefaults,
     ImageOptions,
@@ -69,7 +61,7 @@ class Pipeline:
         engine: Engine,
         codec: PictureCodec,
         settings: EngineSettings,
-        limits: ImageLimits,
+        images: ImageDecoder,
         max_text_bytes: int = MAX_TEXT_BYTES,
     ) -> None:
         """`load` is the usual way in; `engine` has been built with `tokenizer` and `settings`."""
@@ -82,7 +74,7 @@ class Pipeline:
         self.codec = codec
         self.sleep = Sleep(engine, codec, config=config, directory=directory, placement=placement)
         self.settings = settings
-        self.limits = limits
+        self.images = images
         self.prompts = PromptBuilder.load(
             directory, tokenizer=tokenizer, config=config, max_text_bytes=max_text_bytes
         )
@@ -103,7 +95,7 @@ class Pipeline:
         attention: str = "auto",
         threads: int | None = None,
         settings: EngineSettings | None = None,
-        limits: ImageLimits | None = None,
+        images: ImageDecoder | None = None,
         max_text_bytes: int = MAX_TEXT_BYTES,
         name: str | None = None,
     ) -> "Pipeline":
@@ -141,9 +133,14 @@ class Pipeline:
             engine=Engine(network, tokenizer, fitted),
             codec=PictureCodec(network),
             settings=fitted,
-            limits=limits or ImageLimits(),
+            images=images or ImageDecoder(ImageLimits()),
             max_text_bytes=max_text_bytes,
         )
+
+    @property
+    def limits(self) -> ImageLimits:
+        """What a client's image may be."""
+        return self.images.limits
 
     @property
     def device(self) -> str:
@@ -181,12 +178,13 @@ class Pipeline:
         return self.engine.context_limit
 
     def prepare_image(self, data: bytes, *, param: str | None = None) -> PreparedImage:
-        """Decode and preprocess a client's image. Takes tens of milliseconds: not for an event
-        loop.
+        """Decode and preprocess a client's image. Takes milliseconds up to seconds: not for an
+        event loop.
 
-        Raises ImageInputError that names `param`.
+        Raises ImageInputError that names `param`, CapacityError.
         """
-        return self.image_processor.prepare(decode_image(data, self.limits, param=param))
+        square_HWC = self.images.square(data, self.image_processor, param=param)
+        return self.image_processor.prepare_square(square_HWC)
 
     def text_requests(
         self,
@@ -289,37 +287,41 @@ class Pipeline:
         Raises ImageInputError that names `param`. Slow, as the other functions on pictures: up to
         seconds on a CPU.
         """
-        return self.codec.encode(decode_image(data, self.limits, param=param))
+        side_px = self.config.vq.image_size
+        return self.codec.encode(self.images.fitted(data, side_px=side_px, param=param))
 
     def decode_codes(self, codes: Sequence[int]) -> Pixels:
         """The picture of a complete sequence of codes. Raises ParameterError."""
         return self.codec.decode(codes)
 
     def edit_codes(
-        self, data: bytes, mask: bytes | None, *, param: str = "image", mask_param: str = "mask"
+        self,
+        data: bytes,
+        mask: bytes | None,
+        *,
+        param: str = "image",
+        mask_param: str = "mask",
+        mask_style: MaskStyle = "transparent",
     ) -> tuple[int | None, ...] | None:
         """What to force in order to draw a part of a client's picture anew: `forced_codes`.
 
-        The part is what `mask` marks (`decode_mask`), scaled to the picture if it has another size;
+        The part is what `mask` marks in its style, scaled to the picture if it has another size;
         without a mask, what is transparent in the picture; None if nothing of it is. Only what
-        `fit` leaves of the picture counts. Raises ImageInputError, and ParameterError if a mask
-        marks nothing.
+        `fit_square` leaves of the picture counts. Raises ImageInputError, and ParameterError if a
+        mask marks nothing.
         """
-        picture = decode_image(data, self.limits, param=param)
-        has_mask = mask is not None
-        if mask is None:
-            alpha = decode_alpha(data, self.limits, param=param)
-            if alpha is None or alpha.histogram()[0] == 0:
-                return None
-            mask, mask_param = data, param
-        marked = decode_mask(mask, self.limits, param=mask_param)
-        if marked is not None:
-            if marked.size != picture.size:
-                marked = marked.resize(picture.size, Image.Resampling.NEAREST)
-            forced = self.codec.keep_outside(self.codec.encode(picture), marked)
-            if None in forced:
-                return forced
-        if has_mask:
+        vq = self.config.vq
+        picture, marks = self.images.edited(
+            data,
+            mask,
+            side_px=vq.image_size,
+            grid=vq.grid,
+            style=mask_style,
+            params=(param, mask_param),
+        )
+        if marks.any():
+            return keep_unmarked(self.codec.encode(picture), marks.tolist())
+        if mask is not None:
             raise ParameterError(
                 f"{mask_param} marks nothing to be drawn in the square that the image is cropped "
                 "to.",

@@ -88,12 +88,14 @@ def create_app(
         )
         _describe(context)
         app.state.context = context
+        pipeline.images.start()
         context.dispatcher.start()
         try:
             yield
         finally:
             context.offload.close()
             context.autoencoder.close()
+            pipeline.images.close()
             await context.fetcher.close()
             await context.dispatcher.stop()
             await tracing.close()
@@ -116,15 +118,7 @@ def create_app(
     declare_refusals(app)
     install_handlers(app, on_rejection=metrics.rejected)
     # The last one added is the outermost: it sees the refusals of the others.
-    app.add_middleware(
-        BodyLimit,
-        limits=BodyLimits(
-            max_bytes=settings.max_body_bytes,
-            max_held_bytes=settings.max_held_bytes,
-            timeout_s=settings.body_timeout_s,
-            min_bytes_per_s=settings.min_bytes_per_s,
-        ),
-    )
+    app.add_middleware(BodyLimit, limits=_body_limits(settings))
     _guard(app, settings, limits=limits, metrics=metrics)
     app.add_middleware(RequestContext, observe=metrics.http)
     return app
@@ -240,6 +234,15 @@ def _keyring(settings: Settings) -> Keyring:
             settings.tokens_per_minute,
             settings.concurrent_requests,
         ),
+    )
+
+
+def _body_limits(settings: Settings) -> BodyLimits:
+    return BodyLimits(
+        max_bytes=settings.max_body_bytes,
+        max_held_bytes=settings.max_held_bytes,
+        timeout_s=settings.body_timeout_s,
+        min_bytes_per_s=settings.min_bytes_per_s,
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from janus_core.engine.request import TextRequest
 from janus_core.errors import ParameterError, PromptError, RequestError
-from janus_core.images import PreparedImage
+from janus_core.image_processor import PreparedImage
 from janus_core.pipeline import Pipeline, TextOptions
 from janus_core.prompt import Message, Role
 from server.fetch import Fetcher

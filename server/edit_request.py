@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from janus_core.codec import keep_first
 from janus_core.engine.request import ImageRequest
 from janus_core.errors import ParameterError
+from janus_core.images import MaskStyle
 from janus_core.options import ImageOptions
 from janus_core.pipeline import Pipeline
 
@@ -28,6 +29,7 @@ class EditSource:
 
     image: bytes
     mask: bytes | None = None
+    mask_style: MaskStyle = "transparent"
     strength: float | None = None
     image_param: str = "image"
     mask_param: str = "mask"
@@ -55,7 +57,11 @@ def _forced_codes(source: EditSource, pipeline: Pipeline) -> tuple[int | None, .
         )
     if source.strength is None:
         edited = pipeline.edit_codes(
-            source.image, source.mask, param=source.image_param, mask_param=source.mask_param
+            source.image,
+            source.mask,
+            param=source.image_param,
+            mask_param=source.mask_param,
+            mask_style=source.mask_style,
         )
         if edited is not None:
             return edited

@@ -96,6 +96,16 @@ class ImageSettings(BaseSettings):
         16_000_000, description="Most pixels of a WebP, which takes more memory than the others."
     )
     max_image_side_px: Positive = Field(16_384, description="Longest side of an input image.")
+    decode_workers: Annotated[int, Field(ge=1, le=64)] = Field(
+        2, description="Processes that decode input images; they start when they are needed."
+    )
+    decode_timeout_s: Annotated[float, Field(gt=0, le=300, allow_inf_nan=False)] = Field(
+        5.0,
+        description="CPU time an input image may take to decode; twice that by the clock.",
+    )
+    decode_memory_bytes: Annotated[int, Field(ge=16 * MIB)] = Field(
+        768 * MIB, description="Memory one input image may take to decode."
+    )
     media_urls: Literal["off", "https", "http"] = Field(
         "off",
         description="Fetch images that clients name by address: off, https only, or http as well.",

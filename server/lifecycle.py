@@ -22,6 +22,7 @@ from typing import NoReturn
 import uvicorn
 from fastapi import FastAPI
 
+from janus_core.decode_pool import DecodePool
 from janus_core.engine.settings import EngineSettings, bytes_per_position
 from janus_core.images import ImageLimits
 from janus_core.pipeline import Pipeline
@@ -107,14 +108,24 @@ def load_pipeline(settings: Settings) -> Pipeline:
         attention=settings.attention,
         threads=settings.threads,
         settings=EngineSettings(threaded_rendering=True, **given),
-        limits=ImageLimits(
-            max_bytes=settings.max_image_bytes,
-            max_pixels=settings.max_image_pixels,
-            max_webp_pixels=settings.max_webp_pixels,
-            max_side_px=settings.max_image_side_px,
-        ),
+        images=_decode_pool(settings),
         max_text_bytes=settings.max_text_bytes,
         name=settings.served_model_name,
+    )
+
+
+def _decode_pool(settings: Settings) -> DecodePool:
+    limits = ImageLimits(
+        max_bytes=settings.max_image_bytes,
+        max_pixels=settings.max_image_pixels,
+        max_webp_pixels=settings.max_webp_pixels,
+        max_side_px=settings.max_image_side_px,
+    )
+    return DecodePool(
+        limits,
+        num_workers=settings.decode_workers,
+        time_s=settings.decode_timeout_s,
+        memory_bytes=settings.decode_memory_bytes,
     )
 
 
@@ -205,6 +216,7 @@ class DrainingServer(uvicorn.Server):
         await super().shutdown(sockets)
         context: Context = self._app.state.context
         dispatcher = context.dispatcher
+        context.pipeline.images.close()
         if self.force_exit and not self._has_failed:
             await dispatcher.stop()
         if self._metrics_server is not None:

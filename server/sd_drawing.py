@@ -5,18 +5,14 @@ Owns the translation between its words and ours in both directions; knows no rou
 """
 
 import base64
-import io
 import json
 import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 
-from PIL import ImageOps
-
 from janus_core.engine.request import ImageRequest
 from janus_core.errors import ParameterError, RequestError
-from janus_core.images import ImageLimits, decode_alpha, decode_image
 from janus_core.options import ImageOptions
 from janus_core.pipeline import Pipeline
 from server.context import Context
@@ -66,12 +62,11 @@ def build_requests_from_image(
     body: ImageToImage, *, prompt: str, image: bytes, mask: bytes | None, pipeline: Pipeline
 ) -> list[ImageRequest]:
     """One request per picture that resembles `image`. Not for the event loop."""
-    if mask is not None:
-        mask = _mask_of(mask, invert=bool(body.inpainting_mask_invert), limits=pipeline.limits)
     strength = DEFAULT_STRENGTH if body.denoising_strength is None else body.denoising_strength
     source = EditSource(
         image=image,
         mask=mask,
+        mask_style="uncovered" if body.inpainting_mask_invert else "covered",
         # Its clients send both always.
         strength=strength if mask is None else None,
         image_param="init_images",
@@ -102,18 +97,6 @@ def _client_names() -> Iterator[None]:
         names = {"guidance_scale": "cfg_scale", "n": "batch_size"}
         error.param = names.get(error.param or "", error.param)
         raise
-
-
-def _mask_of(data: bytes, *, invert: bool, limits: ImageLimits) -> bytes:
-    """A mask whose light parts are drawn anew, without transparency, which would mean something
-    else. One with transparency, as brushes make it, marks what it covers (`create_binary_mask` in
-    `modules/processing.py` there)."""
-    grey = decode_alpha(data, limits, param="mask")
-    if grey is None:
-        grey = decode_image(data, limits, param="mask").convert("L")
-    buffer = io.BytesIO()
-    (ImageOps.invert(grey) if invert else grey).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 async def draw(

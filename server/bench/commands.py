@@ -19,7 +19,7 @@ from PIL import Image
 from janus_core.engine.events import Failed, Finished
 from janus_core.engine.request import Request
 from janus_core.errors import JanusError
-from janus_core.images import PreparedImage
+from janus_core.image_processor import PreparedImage
 from janus_core.pipeline import ImageOptions, Pipeline, TextOptions
 from janus_core.prompt import Message
 from server.bench.client import Client

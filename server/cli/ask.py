@@ -10,7 +10,7 @@ import typer
 
 from janus_core.engine.events import Failed, TextDelta
 from janus_core.errors import ImageInputError
-from janus_core.images import PreparedImage
+from janus_core.image_processor import PreparedImage
 from janus_core.pipeline import Pipeline, TextOptions
 from janus_core.prompt import Message
 

@@ -5,13 +5,9 @@ client's `interrupt` ends is only what was asked for by this API and with the sa
 expect.
 """
 
-import io
-
 from fastapi import APIRouter, Request, Response
-from PIL import Image
 
 from janus_core.engine.request import ImageRequest
-from janus_core.errors import ImageInputError
 from server.answer import caption_of
 from server.context import Context, context_of
 from server.conversation import ImageSource
@@ -189,15 +185,9 @@ def data_url_of(text: str) -> str:
 
 def _read_png_info(text: str, *, context: Context) -> PngInfo:
     """Reads the text in front of the pixels, and no pixel."""
-    limits = context.pipeline.limits
-    data = bytes_of_url(data_url_of(text), param="image", max_bytes=limits.max_bytes)
-    try:
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-            found = {k: v for k, v in image.info.items() if isinstance(v, str)}
-    except Exception:  # decoders raise what they like on damaged data
-        raise ImageInputError(
-            "The file is no PNG that can be read.", param="image", code="invalid_image_format"
-        ) from None
+    images = context.pipeline.images
+    data = bytes_of_url(data_url_of(text), param="image", max_bytes=images.limits.max_bytes)
+    found = images.png_text(data, param="image")
     info = found.get("parameters", "")
     return PngInfo(info=info, items=found, parameters=_parsed(info))
 

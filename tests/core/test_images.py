@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from janus_core.errors import CheckpointError, ImageInputError
-from janus_core.images import ImageLimits, ImageProcessor, decode_image, encode_image
+from janus_core.image_processor import ImageProcessor
+from janus_core.images import ImageLimits, decode_image, encode_image
 
 MINI = Path(__file__).parents[2] / "weights" / "janus-mini"
 LIMITS = ImageLimits()

@@ -28,6 +28,7 @@ from janus_core.errors import (
     ParameterError,
     RequestError,
 )
+from janus_core.image_decoder import ImageDecoder
 from janus_core.images import ImageLimits, encode_image
 from janus_core.pipeline import ImageOptions, Pipeline, TextOptions
 from janus_core.prompt import DEFAULT_SYSTEM_PROMPT, Message
@@ -280,8 +281,8 @@ def test_what_cannot_be_honoured_is_refused_by_name(pipeline: Pipeline, options,
 
 
 def test_images_are_bounded_by_the_limits(tiny_checkpoint: Path) -> None:
-    limits = ImageLimits(max_pixels=100)
-    small = Pipeline.load(str(tiny_checkpoint), device="cpu", settings=SETTINGS, limits=limits)
+    images = ImageDecoder(ImageLimits(max_pixels=100))
+    small = Pipeline.load(str(tiny_checkpoint), device="cpu", settings=SETTINGS, images=images)
     with pytest.raises(ImageInputError) as raised:
         picture(small)
     assert raised.value.code == "image_too_large"
