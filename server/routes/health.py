@@ -45,9 +45,11 @@ async def health(request: Request, response: Response) -> Health:
 @router.get("/load")
 async def load(request: Request) -> Load:
     """How busy it is: small enough to be asked every second."""
-    stats = context_of(request).pipeline.engine.stats()
+    context = context_of(request)
+    stats = context.pipeline.engine.stats()
     running = stats.num_running + stats.num_rendering
     return Load(
+        status=_obstacle(context) or "ok",
         server_load=running + stats.num_waiting,
         num_requests_running=running,
         num_requests_waiting=stats.num_waiting,

@@ -219,6 +219,7 @@ export class Ask {
 
   /** Ask for the last answer again. */
   regenerate() {
+    if (this.running) return;
     while (this.item.turns.at(-1)?.role === "assistant") this.item.turns.pop();
     if (this.controls.value("temperature") === 0) toast("At temperature 0 the answer is always the same; raise it in the settings for another one.");
     this.answer();
@@ -269,7 +270,7 @@ export class Ask {
   edit(turn, index, text) {
     const area = h("textarea", { rows: 2, value: turn.text, "aria-label": "Edited question" });
     const save = () => {
-      if (!area.value.trim()) return;
+      if (!area.value.trim() || this.running) return;
       turn.text = area.value.trim();
       this.item.turns.length = index + 1;
       this.item.title = this.item.turns[0].text;

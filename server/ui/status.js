@@ -5,6 +5,8 @@ import { $, h, openDialog, plural, seconds } from "./dom.js";
 
 const BUSY_MS = 1500;
 const IDLE_MS = 5000;
+// Without a key the answer is no until somebody enters one, which asks again at once.
+const LOCKED_MS = 30_000;
 
 /** What the server says about its model; null until it has answered. */
 export const server = { card: null, version: null, load: null, state: "connecting" };
@@ -32,17 +34,18 @@ export function countWork(change) {
 export async function refresh() {
   clearTimeout(timer);
   if (!document.hidden) await ask();
-  timer = setTimeout(refresh, working || server.load?.server_load ? BUSY_MS : IDLE_MS);
+  clearTimeout(timer);
+  timer = setTimeout(refresh, server.state === "locked" ? LOCKED_MS : working || server.load?.server_load ? BUSY_MS : IDLE_MS);
 }
 
 async function ask() {
   try {
     if (!server.card) await meet();
     server.load = await get("/load");
-    server.state = server.load.server_load ? "busy" : "ready";
+    server.state = server.load.status !== "ok" ? "closed" : server.load.server_load ? "busy" : "ready";
   } catch (error) {
     if (!(error instanceof ApiError)) throw error;
-    server.state = error.status === 401 || error.status === 403 ? "locked" : error.status === 503 ? "draining" : "away";
+    server.state = error.status === 401 || error.status === 403 ? "locked" : "away";
     // It may come back as another one.
     server.card = server.load = null;
   }
@@ -65,8 +68,9 @@ function show() {
 
 function text() {
   if (server.state === "locked") return "API key needed";
-  if (server.state === "draining") return "shutting down";
   if (server.state === "away") return "not reachable";
+  if (server.state === "closed") return server.load?.status === "draining" ? "shutting down" : "not working";
+  if (!server.card || !server.load) return "connecting …";
   const name = server.card.id.split("/").pop();
   return `${name} · ${server.version.device} · ${queue()}`;
 }

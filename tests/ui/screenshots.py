@@ -26,14 +26,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images")
     out = parser.parse_args().out
     assert CHROMIUM is not None, "there is no chromium"
-    with (
-        ServerInThread(model=str(ROOT / "weights" / "janus-mini")) as server,
-        sync_playwright() as playwright,
-    ):
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         for theme in ("light", "dark"):
             for shape, size in (("wide", WIDE), ("phone", PHONE)):
-                take(browser, server, theme=theme, shape=shape, size=size, out=out)
+                # A new server each time: one knows its own pace, and this changes.
+                with ServerInThread(model=str(ROOT / "weights" / "janus-mini")) as server:
+                    take(browser, server, theme=theme, shape=shape, size=size, out=out)
         browser.close()
 
 

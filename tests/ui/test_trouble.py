@@ -201,3 +201,4 @@ def test_a_server_that_is_shutting_down(
         problem = page.get_by_role("alert")
         expect(problem).to_contain_text("The server is shutting down.")
         expect(problem).to_contain_text(REQUEST_ID)
+        expect(page.locator("#status")).to_contain_text("shutting down")
