@@ -23,7 +23,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -68,7 +68,8 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The process at one moment; `num_tasks` are those of the event loop, as Prometheus saw."""
+    """The process at one moment; `num_tasks` are those of the event loop, as Prometheus saw.
+    `children_rss_bytes` is the memory of its helpers, who are replaced from time to time."""
 
     time_s: float
     num_requests: int
@@ -76,6 +77,7 @@ class Sample:
     num_fds: int
     num_threads: int
     num_tasks: int
+    children_rss_bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -178,6 +180,7 @@ async def _drive(
             watched.num_fds(),
             watched.num_threads(),
             int(prometheus.number("janus:event_loop_tasks")),
+            _children_rss_bytes(watched),
         )
 
     async def settled_sample() -> Sample:
@@ -249,6 +252,11 @@ def markdown(report: Report, options: Options) -> str:
             f"less than {MAX_GROWTH_MIB:g} MiB",
         ),
         ("resident memory", f"{start.rss_bytes / MIB:.0f} -> {end.rss_bytes / MIB:.0f} MiB", ""),
+        (
+            "resident memory of its children",
+            f"{start.children_rss_bytes / MIB:.0f} -> {end.children_rss_bytes / MIB:.0f} MiB",
+            "",
+        ),
         ("descriptors", f"{start.num_fds} -> {end.num_fds}", "back to the start"),
         ("threads", f"{start.num_threads} -> {end.num_threads}", "back to the start"),
         ("tasks of the event loop", f"{start.num_tasks} -> {end.num_tasks}", "back to the start"),
@@ -329,6 +337,14 @@ def _wait_until_idle(prometheus: Prometheus) -> None:
         num_idle = num_idle + 1 if prometheus.number(busy) == 0 else 0
         if time.monotonic() > deadline:
             raise RuntimeError("the server does not become idle")
+
+
+def _children_rss_bytes(process: psutil.Process) -> int:
+    total = 0
+    for child in process.children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has ended since
+            total += child.memory_info().rss
+    return total
 
 
 def _page(url: str) -> str:
