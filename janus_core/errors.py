@@ -12,11 +12,13 @@
           - RateLimitError      the client has used what it may for now
           - DrainingError
           - AsleepError         its memory was given back
+          - QueuedTooLongError  its deadline passed before it began
       + EngineError             our fault or the machine's
           - StepError           a step failed; only the requests it belonged to are lost
               - TransientStepError    for want of memory, or by the machine's fault
           - AbortedError        whoever runs the server ended the request
           - EngineDeadError     the engine has stopped; nothing more will be answered
+      + RanTooLongError         its deadline passed before it was done
 
 Knows no HTTP: status codes are a table at the edge (`server/errors.py`). Messages are full
 sentences that name the offending value and the limit.
@@ -89,6 +91,14 @@ class AsleepError(CapacityError):
 
 ASLEEP_RETRY_S = 30.0
 """When to ask a sleeping server again: nothing tells when somebody will wake it."""
+
+
+class QueuedTooLongError(CapacityError):
+    """The request's deadline passed before it began."""
+
+
+class RanTooLongError(JanusError):
+    """The request's deadline passed before it was done."""
 
 
 class EngineError(JanusError):

@@ -64,12 +64,15 @@ class Engine:
         self._vision_cache = VisionCache(settings.vision_cache_bytes)
         self._step_model = StepModel()
         self._pace = Pace(settings, self._step_model, num_codes=config.vq.num_codes)
-        self._horizon = Horizon(self._pace, self._step_model, num_codes=config.vq.num_codes)
         self._scheduler = Scheduler(
             settings,
             self._pool,
             is_embedded=lambda tenant, image: (tenant, image.digest) in self._vision_cache,
             pace=self._pace,
+        )
+        num_codes, room = config.vq.num_codes, self._scheduler.room_for_images
+        self._horizon = Horizon(
+            self._pace, self._step_model, num_codes=num_codes, room_for_images=room
         )
         take_memory = partial(allocate, settings=settings, num_positions=num_positions)
         kv, graphs = take_memory(model)
@@ -189,31 +192,26 @@ class Engine:
         events, self._events = self._events, []
         return events
 
-    def estimate(self, request: Request | str, *, num_images: int = 1) -> Estimate | None:
-        """When a picture will be there: one that is being drawn or waits (by its id), or the last
-        of `num_images` such requests that came now. None for text, for ids not live, and before any
-        step was measured. Thread-safe."""
+    def estimate(
+        self, request: Request | str, *, num_images: int = 1, num_ahead: int | None = None
+    ) -> Estimate | None:
+        """When a picture will be there: a live one, or the last of `num_images` that came now,
+        behind `num_ahead` or all that wait. None where nothing tells, and for text. Thread-safe."""
         if isinstance(request, str):
             return self._horizon.of(request)
-        if isinstance(request, TextRequest):
-            return None
-        num_rows = 1 if request.uncond_token_ids is None else 2
-        return self._horizon.of_more(
-            num_images,
-            num_rows=num_rows,
-            num_prompt=len(request.token_ids),
-            num_codes=request.forced_codes.count(None) if request.forced_codes else None,
-        )
+        return self._horizon.of_request(request, num_images=num_images, num_ahead=num_ahead)
+
+    def start_s(self, *, is_image: bool, num_ahead: int) -> float | None:
+        """See `Horizon.start_s`. Thread-safe."""
+        return self._horizon.start_s(num_ahead, is_image=is_image)
 
     @property
     def has_waiting_text(self) -> bool:
-        """Whether text is among the requests that wait."""
         return self._scheduler.has_waiting_text
 
     @property
     def next_start_s(self) -> float | None:
-        """Seconds until the next of the waiting pictures begins. None if none waits, and before any
-        step was measured. Thread-safe."""
+        """See `Horizon.next_start_s`. Thread-safe."""
         return self._horizon.next_start_s()
 
     def _outlook(self, time_s: float) -> Outlook:
@@ -263,6 +261,8 @@ class Engine:
     def _start(self, plan: StepPlan) -> None:
         """Report the requests that left the queue; those set back report only once."""
         now_s = time.monotonic()
+        num_texts = sum(not state.is_image for state in plan.started)
+        self._horizon.pace_of_text.note(now_s, num_texts, is_waiting=self.has_waiting_text)
         for state in plan.started:
             if state.started_s is None:
                 state.started_s = now_s

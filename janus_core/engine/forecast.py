@@ -1,4 +1,4 @@
-"""When pictures will be done.
+"""When pictures will be done, and when whoever comes would begin.
 
 Owns the calculation, from an `Outlook` of one moment and the durations learnt so far, and the
 newest outlook (`Horizon`); knows no slots and no tensors. A picture needs a known number of codes,
@@ -13,10 +13,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from janus_core.engine.pace import Pace
+from janus_core.engine.queue_pace import QueuePace
+from janus_core.engine.request import Request, TextRequest
 from janus_core.engine.step_model import StepLoad, StepModel
 
 REFRESH_S = 0.1
 """Age of an outlook at which it is replaced, if no picture came or went before."""
+
+EXTRA_PLACES = 8
+"""Places calculated behind the end of the queue, beyond those drawn at once."""
 
 NUM_RENDERED = 9
 """Pictures whose decoding time is remembered; the median counts."""
@@ -68,13 +73,19 @@ class Estimate:
 
 
 def forecast(
-    outlook: Outlook, pace: Pace, model: StepModel, *, more: Sequence[Drawing] = ()
+    outlook: Outlook,
+    pace: Pace,
+    model: StepModel,
+    *,
+    more: Sequence[Drawing] = (),
+    num_ahead: int | None = None,
 ) -> dict[str, Estimate]:
-    """An estimate for every drawing of the outlook and for `more` behind them; empty before the
-    first step was measured."""
+    """An estimate for every drawing of the outlook and for `more` behind the first `num_ahead` that
+    wait, by default behind all; empty before the first step was measured."""
     if not model.is_measured:
         return {}
-    queue = [*outlook.drawings, *more]
+    place = len(outlook.drawings) if num_ahead is None else outlook.num_running + num_ahead
+    queue = [*outlook.drawings[:place], *more, *outlook.drawings[place:]]
     answers = outlook.answers
     active: list[list[int]] = []  # index in `queue`, codes left
     started_s: dict[int, float] = {}
@@ -118,15 +129,26 @@ def _prompt_s(drawing: Drawing, load: StepLoad, model: StepModel) -> float:
 
 
 class Horizon:
-    """The newest outlook, and what follows from it. `look` and `rendered` belong to the engine's
-    thread; the others are thread-safe."""
+    """The newest outlook, and what follows from it. `look`, `rendered` and notes of `pace_of_text`
+    belong to the engine's thread; the others are thread-safe. `room_for_images(pair, positions)`
+    says how many pictures of `pair` sequences may have slots."""
 
-    def __init__(self, pace: Pace, model: StepModel, *, num_codes: int) -> None:
+    def __init__(
+        self,
+        pace: Pace,
+        model: StepModel,
+        *,
+        num_codes: int,
+        room_for_images: Callable[[int, int], int],
+    ) -> None:
         self._pace = pace
         self._model = model
         self._num_codes = num_codes
+        self._room_for_images = room_for_images
         self._outlook = Outlook()
         self._cached: tuple[Outlook, dict[str, Estimate]] = (self._outlook, {})
+        self._cached_starts: tuple[Outlook | None, list[float]] = (None, [])
+        self.pace_of_text = QueuePace()
         self._num_images = 0
         self._render_s: deque[float] = deque(maxlen=NUM_RENDERED)
 
@@ -165,6 +187,31 @@ class Horizon:
         found = self.of(outlook.drawings[outlook.num_running].request_id)
         return None if found is None else found.wait_s
 
+    def start_s(self, num_ahead: int, *, is_image: bool) -> float | None:
+        """Seconds until a request begins that came now, behind `num_ahead` of its kind that wait:
+        forecast for pictures, for text at the pace at which the queue moves. None before anything
+        was measured, and for text while there is no queue: what was accepted in this step may all
+        begin with the next one."""
+        if is_image:
+            return self._image_start_s(num_ahead)
+        pace = self.pace_of_text
+        interval_s = pace.interval_s
+        return None if interval_s is None or not pace.has_queue else num_ahead * interval_s
+
+    def of_request(
+        self, request: Request, *, num_images: int, num_ahead: int | None
+    ) -> Estimate | None:
+        """As `of_more`, for pictures such as this one; None for text."""
+        if isinstance(request, TextRequest):
+            return None
+        return self.of_more(
+            num_images,
+            num_rows=1 if request.uncond_token_ids is None else 2,
+            num_prompt=len(request.token_ids),
+            num_codes=request.forced_codes.count(None) if request.forced_codes else None,
+            num_ahead=num_ahead,
+        )
+
     def of_more(
         self,
         num_images: int,
@@ -172,22 +219,58 @@ class Horizon:
         num_rows: int = 2,
         num_prompt: int = 0,
         num_codes: int | None = None,
+        num_ahead: int | None = None,
     ) -> Estimate | None:
         """The estimate for the last of `num_images` pictures that came now, each with `num_codes`
-        codes to draw, by default all; None before any step was measured."""
-        outlook = self._outlook
+        codes to draw, by default all, behind the first `num_ahead` that wait, by default all; None
+        before any step was measured."""
         num_left = self._num_codes if num_codes is None else num_codes
         more = [
             Drawing(f"\0{index}", num_rows, num_left, num_prompt, context=0)
             for index in range(num_images)
         ]
-        if not outlook.drawings:
-            at_once = self._pace.max_images(
-                pair=num_rows, context=num_prompt + self._num_codes // 2
-            )
-            outlook = replace(outlook, num_at_once=at_once)
-        found = forecast(outlook, self._pace, self._model, more=more).get(f"\0{num_images - 1}")
+        outlook = self._with_room(self._outlook, more[0])
+        estimates = forecast(outlook, self._pace, self._model, more=more, num_ahead=num_ahead)
+        found = estimates.get(f"\0{num_images - 1}")
         return None if found is None else _aged(found, outlook)
+
+    def _image_start_s(self, num_ahead: int) -> float | None:
+        """Calculated once for an outlook, because most that ask are refused."""
+        outlook = self._outlook
+        known, starts_s = self._cached_starts
+        if outlook is not known:
+            starts_s = self._starts_s(outlook)
+            if not starts_s:
+                return None
+            self._cached_starts = (outlook, starts_s)
+        start_s = starts_s[min(num_ahead, len(starts_s) - 1)]
+        if num_ahead >= len(starts_s):
+            # More came since the outlook than it foresaw: as fast as at its end.
+            each_s = (start_s - starts_s[-1 - EXTRA_PLACES]) / EXTRA_PLACES
+            start_s += (num_ahead - len(starts_s) + 1) * each_s
+        age_s = time.monotonic() - outlook.time_s if outlook.drawings else 0.0
+        return max(0.0, start_s - age_s)
+
+    def _starts_s(self, outlook: Outlook) -> list[float]:
+        """When a picture begins that is behind none of those that wait, behind one, and so on."""
+        waiting = outlook.drawings[outlook.num_running :]
+        num_prompt = waiting[-1].num_prompt if waiting else 0
+        one = Drawing("", num_rows=2, num_left=self._num_codes, num_prompt=num_prompt, context=0)
+        outlook = self._with_room(outlook, one)
+        num_more = outlook.num_at_once + EXTRA_PLACES + 1
+        more = [replace(one, request_id=f"\0{index}") for index in range(num_more)]
+        found = forecast(outlook, self._pace, self._model, more=more)
+        # Whoever takes the place of one that waits begins when that one would have.
+        return [found[drawing.request_id].wait_s for drawing in (*waiting, *more) if found]
+
+    def _with_room(self, outlook: Outlook, like: Drawing) -> Outlook:
+        """An outlook without drawings does not say how many there may be at once."""
+        if outlook.drawings:
+            return outlook
+        context = like.num_prompt + self._num_codes // 2
+        by_pace = self._pace.max_images(pair=like.num_rows, context=context)
+        by_room = self._room_for_images(like.num_rows, like.num_prompt + self._num_codes)
+        return replace(outlook, num_at_once=min(by_pace, by_room))
 
 
 def _aged(estimate: Estimate, outlook: Outlook) -> Estimate:

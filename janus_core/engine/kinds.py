@@ -1,17 +1,17 @@
 """The requests of one kind, text or pictures: who waits, who runs, and what they may take.
 
-Owns the queue of a kind and its share of the pool; knows slots by their sizes only. Invariant: a
+Owns the running requests of a kind and its share of the pool, and has the queue before them; knows
+slots by their sizes only. Invariant: a
 kind never takes the share reserved for the other one, unless nothing of its own is running (what
 fits the pool must be able to run) or the other one, as a `lender`, has no requests.
 """
 
-from collections import deque
-
+from janus_core.engine.fair_queue import FairQueue
 from janus_core.engine.forecast import Drawing
 from janus_core.engine.plan import StepPlan
 from janus_core.engine.sequence import RequestState
 from janus_core.engine.settings import EngineSettings
-from janus_core.engine.slots import SlotPool
+from janus_core.engine.slots import SlotPool, round_up
 
 LOOK_AHEAD = 8
 """Waiting requests of a kind examined per admission: those behind one that waits for its prefix."""
@@ -28,7 +28,7 @@ class Kind:
         reserve_of_others: float,
         lender: "Kind | None" = None,
     ) -> None:
-        self.waiting: deque[RequestState] = deque()
+        self.waiting = FairQueue()
         self.running: list[RequestState] = []
         self._lender = lender
         self._max_sequences = int(settings.max_sequences * (1.0 - reserve_of_others))
@@ -47,9 +47,11 @@ class Kind:
         return self._fits_share(num_sequences, num_positions)
 
     def capacity(self, num_sequences: int, num_positions: int) -> int:
-        """How many requests of so many sequences, each of so many positions, the share holds."""
+        """How many requests of so many sequences, each of so many positions, the share holds.
+        Thread-safe."""
         by_rows = self._max_sequences // num_sequences
-        return max(1, min(by_rows, self._max_positions // (num_sequences * num_positions)))
+        by_room = self._max_positions // (num_sequences * round_up(num_positions))
+        return max(1, min(by_rows, by_room))
 
     def is_in_debt(self) -> bool:
         """Whether more than the own share is taken, by more than one request."""
@@ -79,7 +81,7 @@ class Kind:
 
     def blocked_since(self) -> int | None:
         """The step since which the first request in need of room waits for it."""
-        waiting = (self.waiting[place] for place in range(min(len(self.waiting), LOOK_AHEAD)))
+        waiting = self.waiting.first(LOOK_AHEAD)
         return next((s.blocked_since for s in waiting if s.blocked_since is not None), None)
 
 

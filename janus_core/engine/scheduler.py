@@ -20,7 +20,7 @@ from janus_core.engine.plan import Chunk, Encode, StepPlan, decode_load
 from janus_core.engine.request import ImageInput, TextRequest
 from janus_core.engine.sequence import RequestState
 from janus_core.engine.settings import EngineSettings
-from janus_core.engine.slots import BLOCK_TOKENS, Copy, Prefix, SlotPool, round_up
+from janus_core.engine.slots import BLOCK_TOKENS, Copy, Prefix, SlotPool
 from janus_core.engine.step_model import StepLoad
 
 
@@ -75,7 +75,6 @@ class Scheduler:
 
     @property
     def has_waiting_text(self) -> bool:
-        """Whether text is among the requests that wait."""
         return bool(self._texts.waiting)
 
     @property
@@ -83,7 +82,7 @@ class Scheduler:
         return bool(self.num_waiting or self.num_running)
 
     def add(self, state: RequestState) -> None:
-        self._kind_of(state).waiting.append(state)
+        self._kind_of(state).waiting.add(state)
 
     def remove(self, state: RequestState, *, keep_prefix: bool) -> None:
         """Take a request out, wherever it is. What is computed of it stays as a cached prefix if
@@ -93,6 +92,7 @@ class Scheduler:
             kind.waiting.remove(state)
             return
         kind.running.remove(state)
+        kind.waiting.refund(state)
         # The next turn of a conversation repeats the answer; nobody repeats the codes of a picture.
         keep = state.num_prompt if state.is_image else len(state.sequences[0].tokens)
         self._free(state, keep=keep if keep_prefix else 0)
@@ -131,6 +131,8 @@ class Scheduler:
             slot = chunk.sequence.slot
             assert slot is not None, "a computed sequence has a slot"
             slot.num_computed += chunk.num_tokens
+            if not chunk.state.is_image:
+                self._texts.waiting.charge(chunk.state)
 
     def check_integrity(self) -> None:
         """Assert the invariants; for tests and idle moments."""
@@ -141,9 +143,8 @@ class Scheduler:
         assert self._pool.num_used == sum(slot.capacity for slot in slots if slot is not None), (
             "a slot in use belongs to nobody"
         )
-        assert not any(state.is_running for kind in self._kinds() for state in kind.waiting)
-
-    # ---- pictures at once -----------------------------------------------------------------------
+        for kind in self._kinds():
+            kind.waiting.check_integrity()
 
     def max_images(self, like: RequestState) -> int:
         """How many pictures such as this one the pace allows at once."""
@@ -164,15 +165,18 @@ class Scheduler:
 
     def _images_at_once(self, like: RequestState) -> int:
         """How many pictures such as this one may run, by the pace and by room."""
-        positions = round_up(like.max_positions)
-        by_room = self._images.capacity(len(like.sequences), positions)
+        by_room = self.room_for_images(len(like.sequences), like.max_positions)
         return min(by_room, self.max_images(like))
+
+    def room_for_images(self, pair: int, num_positions: int) -> int:
+        """How many pictures of `pair` sequences may have slots. Thread-safe."""
+        return self._images.capacity(pair, num_positions)
 
     # ---- growth and set-back --------------------------------------------------------------------
 
     def _take_back(self) -> None:
         """A picture lacks nothing but room: set text back that fills the share of pictures."""
-        first = self._images.waiting[0] if self._images.waiting else None
+        first = next(iter(self._images.waiting), None)
         if first is None or not self._has_place(self._images, first):
             return
         while not self._fits(first) and self._texts.is_in_debt():
@@ -197,13 +201,11 @@ class Scheduler:
                     break
 
     def _set_back(self, state: RequestState) -> None:
-        """Free the slot of a text request and let it wait again, before all that arrived later."""
+        """Free the slot of a text request and let it wait again, in its old place."""
         self._texts.running.remove(state)
         self._free(state, keep=len(state.sequences[0].tokens))
         state.embedded.clear()
-        waiting = self._texts.waiting
-        place = next((i for i, other in enumerate(waiting) if other.order > state.order), None)
-        waiting.insert(len(waiting) if place is None else place, state)
+        self._texts.waiting.add(state)
         self.num_set_backs += 1
 
     def _free(self, state: RequestState, *, keep: int) -> None:
@@ -235,8 +237,7 @@ class Scheduler:
     def _admit_one(self, kind: Kind, plan: StepPlan) -> bool:
         """Admit the first waiting request that need not wait for a prefix being computed right
         now."""
-        for place in range(min(len(kind.waiting), LOOK_AHEAD)):
-            state = kind.waiting[place]
+        for state in kind.waiting.first(LOOK_AHEAD):
             if not self._may_start(kind, state):
                 return False
             prefixes = [self._pool.find_prefix(s.keys, s.salt) for s in state.sequences]
@@ -245,7 +246,7 @@ class Scheduler:
             if not self._acquire(state, prefixes, plan):
                 self._block(state)
                 return False
-            del kind.waiting[place]
+            kind.waiting.take(state)
             kind.running.append(state)
             plan.started.append(state)
             state.blocked_since = None
@@ -383,8 +384,6 @@ class Scheduler:
         if end == len(sequence.tokens):
             plan.sampling.append(state)
         return end - first
-
-    # ---- the two kinds --------------------------------------------------------------------------
 
     def _kinds(self) -> tuple[Kind, Kind]:
         return self._texts, self._images

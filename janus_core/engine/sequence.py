@@ -57,7 +57,7 @@ class Sequence:
 @dataclass(eq=False, slots=True)
 class RequestState:
     """A live request. `order` is its rank of arrival; `max_positions` what each sequence ever
-    needs.
+    needs; `num_charged` are the row-steps its tenant was charged for it.
 
     `embedded` are the indices of images whose embeddings the runner holds for this request,
     `code_logprobs` those of the drawn codes by place, if the request asked for them. Times are
@@ -73,6 +73,7 @@ class RequestState:
     num_cached: int = 0
     embedded: set[int] = field(default_factory=set)
     code_logprobs: dict[int, CodeLogprob] = field(default_factory=dict)
+    num_charged: int = 0
     blocked_since: int | None = None
     started_s: float | None = None
     first_s: float | None = None
@@ -82,6 +83,10 @@ class RequestState:
     @property
     def id(self) -> str:
         return self.request.id
+
+    @property
+    def tenant(self) -> str:
+        return self.request.tenant
 
     @property
     def is_image(self) -> bool:

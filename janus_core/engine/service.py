@@ -6,6 +6,7 @@ event, and none is accepted any more.
 """
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -14,10 +15,11 @@ from concurrent.futures import Future
 
 from janus_core.engine.constraint import Matcher
 from janus_core.engine.engine import Engine
-from janus_core.engine.events import Event, Failed, Finished
+from janus_core.engine.events import Event, Failed, Finished, Started
 from janus_core.engine.forecast import Estimate
-from janus_core.engine.request import Request
+from janus_core.engine.request import ImageRequest, Request
 from janus_core.engine.stats import EngineStats
+from janus_core.engine.waiting_room import WaitingRoom, num_bytes_of
 from janus_core.errors import (
     ASLEEP_RETRY_S,
     AsleepError,
@@ -29,7 +31,8 @@ from janus_core.errors import (
 RATE_DECAY = 0.9
 """Weight of the past in the running mean of the time between the ends of two requests."""
 
-MAX_RETRY_AFTER_S = 60.0
+MAX_RETRY_AFTER_S = 120.0
+"""OpenAI's clients wait no longer than that."""
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +53,7 @@ class EngineService:
         self._cancelled: deque[str] = deque()
         self._calls: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._live: set[str] = set()
+        self._waiting = WaitingRoom(engine.settings)
         self._error: EngineDeadError | None = None
         self._is_draining = False
         self._is_asleep = False
@@ -64,33 +68,31 @@ class EngineService:
         """Start the thread; once."""
         self._thread.start()
 
-    def submit(self, request: Request) -> None:
-        """Queue a request; its events go to the sink.
+    def submit(self, request: Request, *, patience_s: float = math.inf) -> None:
+        """Queue a request; its events go to the sink. Whoever sent it waits `patience_s` for it to
+        begin.
 
         Raises at once what makes it impossible: ContextLengthError and ParameterError for good,
         QueueFullError and DrainingError for now, EngineDeadError if nothing will ever be answered.
         """
         matcher = self._engine.validate(request)
+        is_image = isinstance(request, ImageRequest)
         with self._changed:
-            if self._error is not None:
-                raise self._error
-            if self._is_draining:
-                raise DrainingError(
-                    "The server is shutting down and takes no new work.",
-                    retry_after_s=_in_bounds(self._mean_interval_s),
-                )
-            if self._is_asleep:
-                raise AsleepError("The server is asleep.", retry_after_s=ASLEEP_RETRY_S)
-            num_waiting = self._engine.num_waiting + len(self._submitted)
-            if num_waiting >= self._engine.settings.max_waiting:
-                raise QueueFullError(
-                    f"{num_waiting} requests are waiting already, as many as may.",
-                    retry_after_s=self._place_free_s(),
-                )
+            self._check_place(request.tenant, num_bytes=num_bytes_of(request))
+            self._check_wait(request.tenant, is_image=is_image, patience_s=patience_s)
             assert request.id not in self._live, f"request {request.id} is live already"
             self._live.add(request.id)
+            self._waiting.enter(request)
             self._submitted.append((request, matcher))
             self._changed.notify_all()
+
+    def check_room(self, tenant: str, *, draws: bool = False) -> None:
+        """Raise what `submit` would for whatever this tenant sends, before anybody has looked at
+        it: refusing must cost next to nothing. `draws` says that it is a picture."""
+        with self._changed:
+            self._check_place(tenant, num_bytes=0)
+            if draws:
+                self._check_wait(tenant, is_image=True, patience_s=math.inf)
 
     def cancel(self, request_id: str) -> None:
         """End a request before the next step; without effect if it has ended."""
@@ -174,7 +176,16 @@ class EngineService:
     def estimate(self, request: Request | str, *, num_images: int = 1) -> Estimate | None:
         """When a picture will be there: one that is live (by its id), or the last of `num_images`
         submitted now. None for text, for unknown ids, and before the first step was measured."""
-        return self._engine.estimate(request, num_images=num_images)
+        if isinstance(request, str):
+            return self._engine.estimate(request)
+        with self._changed:
+            num_ahead = self._waiting.num_ahead(request.tenant, is_image=True)
+        return self._engine.estimate(request, num_images=num_images, num_ahead=num_ahead)
+
+    @property
+    def retry_after_s(self) -> float:
+        """When to come back after a refusal."""
+        return self._place_free_s()
 
     # ---- the engine's thread --------------------------------------------------------------------
 
@@ -230,10 +241,15 @@ class EngineService:
         if not events:
             return
         self._sink(events)
+        begun = [event.request_id for event in events if isinstance(event, Started)]
         ended = [event.request_id for event in events if isinstance(event, Finished | Failed)]
-        if not ended:
+        if not begun and not ended:
             return
         with self._changed:
+            for request_id in (*begun, *ended):
+                self._waiting.leave(request_id)
+            if not ended:
+                return
             self._live.difference_update(ended)
             now_s = time.monotonic()
             interval_s = (now_s - self._ended_s) / len(ended)
@@ -256,14 +272,43 @@ class EngineService:
             self._is_woken = True
             self._changed.notify_all()
 
+    # ---- whether one more may wait; all with the lock held ---------------------------------------
+
+    def _check_place(self, tenant: str, *, num_bytes: int) -> None:
+        if self._error is not None:
+            raise self._error
+        if self._is_draining:
+            raise DrainingError(
+                "The server is shutting down and takes no new work.",
+                retry_after_s=_in_bounds(self._mean_interval_s),
+            )
+        if self._is_asleep:
+            raise AsleepError("The server is asleep.", retry_after_s=ASLEEP_RETRY_S)
+        refusal = self._waiting.refusal(tenant, num_bytes=num_bytes)
+        if refusal is not None:
+            raise QueueFullError(refusal, retry_after_s=self._place_free_s())
+
+    def _check_wait(self, tenant: str, *, is_image: bool, patience_s: float) -> None:
+        """Refuse what would begin too late."""
+        limit_s = min(self._engine.settings.max_queue_s, patience_s)
+        num_ahead = self._waiting.num_ahead(tenant, is_image=is_image)
+        start_s = self._engine.start_s(is_image=is_image, num_ahead=num_ahead)
+        if start_s is not None and start_s > limit_s:
+            what = "picture" if is_image else "answer"
+            raise QueueFullError(
+                f"The {what} would begin in about {start_s:.1f} s, but may wait for {limit_s:.1f} "
+                "s at most.",
+                retry_after_s=_in_bounds(start_s - limit_s),
+            )
+
     def _place_free_s(self) -> float:
-        """When a place in the queue becomes free: pictures leave it when it is forecast. Answers do
-        when another ends, which only the past can tell; so does anything while nothing is known."""
+        """When a place in the queue becomes free: pictures leave it when it is forecast, answers at
+        the pace at which they did so far."""
         next_s = self._engine.next_start_s
-        if next_s is None:
-            return _in_bounds(self._mean_interval_s)
-        if self._engine.has_waiting_text:
-            next_s = min(next_s, self._mean_interval_s)
+        if next_s is None or self._engine.has_waiting_text:
+            text_s = self._engine.start_s(is_image=False, num_ahead=1)
+            text_s = self._mean_interval_s if text_s is None else text_s
+            next_s = text_s if next_s is None else min(next_s, text_s)
         return _in_bounds(next_s)
 
 

@@ -29,15 +29,16 @@ class EngineSettings:
 
     The KV pool holds `kv_positions` positions, or what fits into `kv_bytes`; with neither, room for
     `max_sequences` pictures. `max_sequences` bounds the rows of a batch (a guided picture has two),
-    `step_token_budget` the tokens of a step (`tokens_per_step` if it is not given), `max_waiting`
-    the queue. `text_reserve` and `image_reserve` are the fractions of sequences and positions kept
-    from the other kind; text borrows the pictures' while there is no picture, and is set back when
-    one comes. `text_growth_tokens` is how far a text slot is reserved ahead. `encodes_per_step` new
-    input images at most go through the vision tower in a step, each in one piece.
-    `image_prefill_share` of a step's prefill tokens belongs to pictures when text wants all of
-    them. A request that waited `patience_steps` for room stops the admission of the other kind.
-    `threaded_rendering` decodes pictures in a thread of their own; none is begun while
-    `max_sequences` wait for that.
+    `step_token_budget` the tokens of a step (`tokens_per_step` if it is not given). The queue is
+    bounded by `max_waiting` requests, by `max_waiting_bytes` of what they hold, and by
+    `max_queue_s`, the forecast time until a request begins. `text_reserve` and `image_reserve` are
+    the fractions of sequences and positions kept from the other kind; text borrows the pictures'
+    while there is no picture, and is set back when one comes. `text_growth_tokens` is how far a
+    text slot is reserved ahead. `encodes_per_step` new input images at most go through the vision
+    tower in a step, each in one piece. `image_prefill_share` of a step's prefill tokens belongs to
+    pictures when text wants all of them. A request that waited `patience_steps` for room stops the
+    admission of the other kind. `threaded_rendering` decodes pictures in a thread of their own;
+    none is begun while `max_sequences` wait for that.
 
     The next settings are promises, kept by the measured durations of steps (see `pace`). While an
     answer is written, pictures make a step at most `chat_slowdown` times as long; prompts do too,
@@ -54,6 +55,8 @@ class EngineSettings:
     max_sequences: int = 32
     step_token_budget: int | None = None
     max_waiting: int = 256
+    max_waiting_bytes: int = 256 * 2**20
+    max_queue_s: float = 300.0
     prefix_cache: bool = True
     vision_cache_bytes: int = 64 * 2**20
     encodes_per_step: int = 1
@@ -91,6 +94,8 @@ class EngineSettings:
                 _at_least(name, getattr(self, name), 1)
         for name, least in (("chat_slowdown", 1), ("token_time_s", 0), ("image_time_s", 0)):
             _at_least(name, getattr(self, name), least)
+        _at_least("max_waiting_bytes", self.max_waiting_bytes, 1)
+        _at_least("max_queue_s", self.max_queue_s, 0)
         for name in ("text_reserve", "image_reserve", "image_prefill_share", "image_share"):
             value = getattr(self, name)
             if not 0.0 <= value < 1.0:

@@ -1,5 +1,8 @@
 """When pictures will be done: estimates against what then happens, on a played clock."""
 
+from dataclasses import replace
+from itertools import pairwise
+
 import pytest
 
 from janus_core.engine.forecast import Horizon, Outlook, forecast
@@ -16,6 +19,11 @@ def taught(house: Clock) -> Clock:
     while house.scheduler.has_work:
         house.tick()
     return house
+
+
+def horizon_of(house: Clock) -> Horizon:
+    room_for_images = house.scheduler.room_for_images
+    return Horizon(house.pace, house.model, num_codes=NUM_CODES, room_for_images=room_for_images)
 
 
 def outlook(house: Clock) -> Outlook:
@@ -45,7 +53,7 @@ def test_only_codes_that_are_drawn_take_time() -> None:
     """Forced codes are computed together, as a prompt is."""
     num_drawn = 5
     house = taught(Clock(cpu))
-    horizon = Horizon(house.pace, house.model, num_codes=NUM_CODES)
+    horizon = horizon_of(house)
     forced = (*[7] * (NUM_CODES - 2 * num_drawn), *[None, 8] * num_drawn)
     house.add(image("i", 12, first=100, forced_codes=forced))
     house.tick()
@@ -94,7 +102,7 @@ def test_pictures_that_answers_hold_back_take_longer() -> None:
 
 def test_nothing_is_said_before_anything_was_measured() -> None:
     house = Clock(cpu)
-    horizon = Horizon(house.pace, house.model, num_codes=NUM_CODES)
+    horizon = horizon_of(house)
     assert horizon.of_more(1) is None
     assert horizon.of("i") is None
     taught(house)
@@ -106,7 +114,7 @@ def test_nothing_is_said_before_anything_was_measured() -> None:
 
 def test_a_picture_behind_others_waits_for_a_place() -> None:
     house = taught(Clock(cpu, max_images=1))
-    horizon = Horizon(house.pace, house.model, num_codes=NUM_CODES)
+    horizon = horizon_of(house)
     house.add(image("a", 12), image("b", 12))
     house.tick()
     horizon.look(lambda _: outlook(house), num_images=2)
@@ -118,7 +126,7 @@ def test_a_picture_behind_others_waits_for_a_place() -> None:
 def test_the_next_to_begin_waits_for_the_one_that_is_drawn() -> None:
     """However many wait behind it."""
     house = taught(Clock(lambda load: 10.0 * cpu(load), max_images=1))
-    horizon = Horizon(house.pace, house.model, num_codes=NUM_CODES)
+    horizon = horizon_of(house)
     house.add(*[image(name, 12) for name in "abcd"])
     house.tick()
 
@@ -133,7 +141,7 @@ def test_the_next_to_begin_waits_for_the_one_that_is_drawn() -> None:
 
 def test_nothing_begins_next_where_nothing_waits() -> None:
     house = taught(Clock(cpu, max_images=1))
-    horizon = Horizon(house.pace, house.model, num_codes=NUM_CODES)
+    horizon = horizon_of(house)
     assert horizon.next_start_s() is None
     house.add(image("a", 12))
     house.tick()
@@ -156,3 +164,40 @@ def test_progress_says_what_remains(requests_for: Requests) -> None:
     assert 0.0 < stats.image_eta_s < 60.0
     assert stats.image_wait_s == 0.0
     assert stats.image_s > 0.0
+
+
+def test_an_idle_engine_knows_how_many_it_can_draw_at_once() -> None:
+    house = taught(Clock(cpu, max_sequences=4, text_reserve=0.5))
+    horizon = horizon_of(house)
+    one, two = horizon.of_more(1), horizon.of_more(2)
+    assert two.wait_s == pytest.approx(one.remaining_s, rel=0.05)
+    assert horizon.start_s(1, is_image=True) == pytest.approx(two.wait_s, rel=0.05)
+
+
+@pytest.mark.parametrize("num_waiting", [0, 1, 6])
+def test_whoever_comes_begins_when_it_was_said(num_waiting: int) -> None:
+    """At every place of the queue and behind it, whoever is ahead."""
+    ahead = [*range(num_waiting + 1), num_waiting + 20]
+    for num_ahead in ahead:
+        house = taught(Clock(cpu, max_images=2))
+        house.add(*[image(f"i{n}", 12, first=100 + 15 * n) for n in range(2 + num_waiting)])
+        for _ in range(3):
+            house.tick()
+        horizon = horizon_of(house)
+        seen = outlook(house)
+        horizon.look(lambda time_s, seen=seen: replace(seen, time_s=time_s), num_images=2)
+        said_s = horizon.start_s(num_ahead, is_image=True)
+        now_s = house.now_s
+        more = max(0, num_ahead - num_waiting)
+        house.add(*[image(f"m{n}", 12, first=300 + 15 * n) for n in range(more)])
+        # Whoever has fewer ahead of it is another tenant's.
+        house.add(image("new", 12, first=700, tenant="" if num_ahead >= num_waiting else "b"))
+        while "new" not in house.started_at:
+            house.tick()
+        if num_ahead in (num_waiting, num_waiting + 20):
+            one_s = NUM_CODES * cpu(StepLoad(rows=4, context=100))
+            assert said_s == pytest.approx(house.now_s - now_s, rel=0.15, abs=0.5 * one_s)
+    starts_s = [horizon.start_s(n, is_image=True) for n in range(num_waiting + 30)]
+    # The clock goes on while they are asked for.
+    assert all(after > before - 0.01 for before, after in pairwise(starts_s))
+    assert starts_s[-1] > starts_s[0] + 5.0
