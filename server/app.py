@@ -17,6 +17,7 @@ from starlette.middleware.cors import CORSMiddleware
 from janus_core.pipeline import Pipeline
 from server.access import Access
 from server.administration import Administration
+from server.admission import Admission
 from server.context import Context
 from server.dispatch import Dispatcher
 from server.errors import install_handlers
@@ -196,8 +197,9 @@ def _new_context(
 
 
 def _guard(app: FastAPI, settings: Settings, *, limits: RateLimits, metrics: Metrics) -> None:
-    """Put keys, limits and origins in front of `app`. Raises ParameterError."""
+    """Put keys, limits, deadlines and origins in front of `app`. Raises ParameterError."""
     hosts = settings.allowed_hosts
+    app.add_middleware(Admission, timeout_s=settings.request_timeout_s)
     app.add_middleware(
         Access,
         keyring=_keyring(settings),

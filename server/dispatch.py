@@ -8,6 +8,7 @@ is gone or hangs, because every submitted request gets a terminal event or is gi
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -27,13 +28,21 @@ from janus_core.engine.events import (
     TextDelta,
 )
 from janus_core.engine.forecast import Estimate
-from janus_core.engine.request import ImageRequest, Request, TextRequest
+from janus_core.engine.request import Request, TextRequest
 from janus_core.engine.service import EngineService
-from janus_core.errors import AbortedError, EngineDeadError, JanusError, ParameterError, StepError
+from janus_core.errors import (
+    AbortedError,
+    EngineDeadError,
+    JanusError,
+    ParameterError,
+    QueuedTooLongError,
+    RanTooLongError,
+    StepError,
+)
 from janus_core.pipeline import Pipeline
 from server.metrics import Metrics
 from server.prompt_log import end_of_prompt
-from server.rate_limits import RateLimits
+from server.rate_limits import RateLimits, most_tokens, used_tokens
 from server.record import RequestRecord, Task
 from server.tracing import RequestTrace
 from server.watchdog import Watchdog
@@ -41,6 +50,8 @@ from server.watchdog import Watchdog
 logger = logging.getLogger(__name__)
 
 STOP_S = 10.0
+
+FOREVER_S = 1e9
 """For the step at hand to end when the engine is stopped."""
 
 RequestEvent = Started | TextDelta | ImageProgress | Preview | Finished
@@ -148,10 +159,16 @@ class Dispatcher:
             async with asyncio.timeout(0.0 if self.is_hung else STOP_S):
                 await stopped.wait()
 
-    def estimate(self, requests: Sequence[Request]) -> Estimate | None:
-        """When the last of `requests`, pictures of one prompt, would be there if they came now;
-        None for text, and before the first step was measured."""
-        return self.service.estimate(requests[0], num_images=len(requests))
+    def estimate(self, requests: Sequence[Request], *, record: RequestRecord) -> Estimate | None:
+        """When the last of `requests`, pictures of one prompt, would be there if the sender of the
+        record's request asked for them now; None for text, and before the first step was
+        measured."""
+        request = replace(requests[0], tenant=record.principal.tenant)
+        return self.service.estimate(request, num_images=len(requests))
+
+    def check_room(self, record: RequestRecord, *, draws: bool) -> None:
+        """Raise what a request of the record's sender would be refused with, before it is read."""
+        self.service.check_room(record.principal.tenant, draws=draws)
 
     def submit(self, requests: Sequence[Request], *, record: RequestRecord) -> "RequestHandle":
         """Submit all of `requests` or, if one is refused, none: the error is raised here.
@@ -170,16 +187,18 @@ class Dispatcher:
             )
         tenant = record.principal.tenant
         requests = [replace(request, tenant=tenant) for request in requests]
-        costs = {request.id: _most_tokens(request, self._num_codes) for request in requests}
-        self._limits.reserve(record.principal, costs)
+        costs = {request.id: most_tokens(request, self._num_codes) for request in requests}
         self._describe(requests, record)
         handle = RequestHandle(self, requests, record=record)
+        handle.check_deadline()
+        patience_s = record.deadline_s - time.monotonic()
+        self._limits.reserve(record.principal, costs)
         handle.trace.submitted(requests[0], num_requests=len(requests))
         for index, request in enumerate(requests):
             self._handles[request.id] = handle
             self._idle.clear()
             try:
-                self.service.submit(request)
+                self.service.submit(request, patience_s=patience_s)
             except JanusError:
                 self._forget(request.id)
                 handle.close()
@@ -220,7 +239,7 @@ class Dispatcher:
                 continue
             self._observe(event, handle)
             if isinstance(event, Finished | Failed):
-                principal, used = handle.record.principal, _used_tokens(event)
+                principal, used = handle.record.principal, used_tokens(event)
                 self._limits.settle(principal, event.request_id, used=used)
             handle.put(event)
 
@@ -251,30 +270,14 @@ class Dispatcher:
             waited_s = time.perf_counter() - handle.submitted_at
             metrics.observe("time_to_first_partial_image_seconds", waited_s)
         elif isinstance(event, Finished):
-            metrics.finished(event, task=task)
-            if event.reason == "cancelled":
+            metrics.finished(event, task=task, is_late=handle.is_late)
+            if event.reason == "cancelled" and not handle.is_late:
                 metrics.count("cancelled_steps_saved", task, amount=handle.num_left(event))
             handle.record.add(event)
             handle.trace.finished(event)
         elif isinstance(event, Failed):
             metrics.count("request_failure", task)
             handle.trace.failed(event)
-
-
-def _most_tokens(request: Request, num_codes: int) -> int:
-    """The most that can be computed for a request: what its usage will say at most."""
-    if isinstance(request, ImageRequest):
-        num_output = request.forced_codes.count(None) if request.forced_codes else num_codes
-    else:
-        num_output = request.max_tokens
-    return len(request.token_ids) + num_output
-
-
-def _used_tokens(event: Finished | Failed) -> int:
-    """What a request has cost; one that failed costs nothing."""
-    if isinstance(event, Failed):
-        return 0
-    return event.usage.prompt_tokens + event.usage.output_tokens
 
 
 class RequestHandle:
@@ -288,11 +291,14 @@ class RequestHandle:
         self.submitted_at = time.perf_counter()
         self._service = dispatcher.service
         self.trace = RequestTrace(dispatcher.tracer, model_name=record.model)
+        self._metrics = dispatcher.metrics
         self._index_of = {request.id: index for index, request in enumerate(requests)}
         self._allowance = {request.id: dispatcher.allowance(request) for request in requests}
         self._open = set(self._index_of)
         self._closed = False
         self._interrupted = False
+        self._has_started = False
+        self.is_late = False
         self._queue: asyncio.Queue[RequestEvent | Failed] = asyncio.Queue()
         self._last_token_at: dict[str, float] = {}
 
@@ -301,15 +307,20 @@ class RequestHandle:
     ) -> AsyncIterator[tuple[int, RequestEvent] | None]:
         """Pairs of the request's index and its event, until the last has finished.
 
-        Yields None after `idle_s` of silence. Raises the error of the first request that failed.
+        Yields None after `idle_s` of silence. Raises the error of the first request that failed,
+        and when the deadline passes.
         """
         num_unfinished = len(self._index_of)
+        idle_s = math.inf if idle_s is None else idle_s
         while num_unfinished:
+            self.check_deadline()
+            left_s = self.record.deadline_s - time.monotonic() if self._open else math.inf
             try:
-                async with asyncio.timeout(idle_s):
+                async with asyncio.timeout(min(idle_s, left_s, FOREVER_S)):
                     event = await self._queue.get()
             except TimeoutError:
-                yield None
+                if idle_s <= left_s:
+                    yield None
                 continue
             if isinstance(event, Failed):
                 raise event.error
@@ -323,8 +334,24 @@ class RequestHandle:
         """Tokens or codes that a request might have had beyond those that it got."""
         return max(0, self._allowance[event.request_id] - event.usage.output_tokens)
 
+    def check_deadline(self) -> None:
+        """Raise if the deadline has passed and something is left to be computed."""
+        if not self._open or time.monotonic() < self.record.deadline_s:
+            return
+        self.is_late = True
+        self.record.reasons.append("deadline")
+        allowed_s = self.record.deadline_s - self.record.received_s
+        self._metrics.count("deadline_misses", "running" if self._has_started else "queued")
+        if self._has_started:
+            raise RanTooLongError(f"The answer was not done after {allowed_s:g} s, its deadline.")
+        raise QueuedTooLongError(
+            f"The request had not begun after {allowed_s:g} s, its deadline.",
+            retry_after_s=self._service.retry_after_s,
+        )
+
     def put(self, event: RequestEvent | Failed) -> None:
         """Take an event from the dispatcher; after `close` nobody is there to read it."""
+        self._has_started |= isinstance(event, Started)
         if isinstance(event, Finished | Failed):
             self._open.discard(event.request_id)
         if not self._closed:

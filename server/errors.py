@@ -24,7 +24,9 @@ from janus_core.errors import (
     EngineDeadError,
     ImageInputError,
     JanusError,
+    QueuedTooLongError,
     QueueFullError,
+    RanTooLongError,
     RateLimitError,
     RequestError,
     StepError,
@@ -115,6 +117,9 @@ _BY_CLASS: Mapping[type, _Row] = {
     DrainingError: _Row(503, UNAVAILABLE, "draining", True, closes=True),
     AsleepError: _Row(503, UNAVAILABLE, "asleep", True),
     CapacityError: _Row(503, UNAVAILABLE, "server_is_overloaded", True),
+    QueuedTooLongError: _Row(503, UNAVAILABLE, "deadline_exceeded", True),
+    # It would take as long again.
+    RanTooLongError: _Row(504, UNAVAILABLE, "deadline_exceeded", False),
     # The same prompt would fail the same way: a retry only costs everybody steps.
     StepError: _Row(
         500, SERVER_ERROR, "step_failed", False, "The engine failed to compute this request."

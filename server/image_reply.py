@@ -205,7 +205,7 @@ def native_size_header(context: Context) -> dict[str, str]:
 
 
 def estimate_header(estimate: Estimate | None) -> dict[str, str]:
-    """Tells a client at the beginning of a stream when its last picture will be there."""
+    """Tells a client when, as of its request, its last picture would be there."""
     return {} if estimate is None else {"x-janus-estimated-s": f"{estimate.remaining_s:.1f}"}
 
 

@@ -85,6 +85,8 @@ def load_pipeline(settings: Settings) -> Pipeline:
         "max_sequences",
         "step_token_budget",
         "max_waiting",
+        "max_waiting_bytes",
+        "max_queue_s",
         "prefix_cache",
         "vision_cache_bytes",
         "cuda_graphs",

@@ -82,6 +82,9 @@ COUNTERS = {
         "Connections closed before a request came, or before its answer was read.",
         (*MODEL, "reason"),
     ),
+    "deadline_misses": CounterSpec(
+        "HTTP requests whose deadline passed, by stage: queued or running.", (*MODEL, "stage")
+    ),
     "prompt_tokens": CounterSpec("Prompt tokens of ended requests."),
     "prompt_tokens_cached": CounterSpec("Prompt tokens found in the prefix cache."),
     "generation_tokens": CounterSpec("Tokens and codes sampled."),
@@ -234,9 +237,13 @@ class Metrics:
         """Add to a counter of the table; `labels` as for `observe`."""
         self._counters[name].labels(self._model_name, *labels).inc(amount)
 
-    def finished(self, event: Finished, *, task: Task) -> None:
-        """A request ended, well or by cancellation. Latencies are those of whole requests only."""
+    def finished(self, event: Finished, *, task: Task, is_late: bool = False) -> None:
+        """A request ended, well or by cancellation (by its deadline: `is_late`). Latencies are
+        those of whole requests only."""
         self._tokens(event, task=task)
+        if event.reason == "cancelled" and is_late:
+            self.count("request_failure", task)
+            return
         if event.reason == "cancelled":
             self.count("requests_cancelled", task)
             self.count("cancelled_tokens", task, amount=event.usage.output_tokens)

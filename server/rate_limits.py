@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from janus_core.engine.events import Failed, Finished
+from janus_core.engine.request import ImageRequest, Request
 from janus_core.errors import RateLimitError
 from server.principal import Principal
 
@@ -149,3 +151,19 @@ def _duration(seconds: float) -> str:
         return f"{round(1000 * seconds)}ms"
     minutes, rest = divmod(seconds, 60)
     return f"{int(minutes)}m{round(rest)}s" if minutes else f"{round(rest, 3):g}s"
+
+
+def most_tokens(request: Request, num_codes: int) -> int:
+    """The most that can be computed for a request: what its usage will say at most."""
+    if isinstance(request, ImageRequest):
+        num_output = request.forced_codes.count(None) if request.forced_codes else num_codes
+    else:
+        num_output = request.max_tokens
+    return len(request.token_ids) + num_output
+
+
+def used_tokens(event: Finished | Failed) -> int:
+    """What a request has cost; one that failed costs nothing."""
+    if isinstance(event, Failed):
+        return 0
+    return event.usage.prompt_tokens + event.usage.output_tokens

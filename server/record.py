@@ -4,6 +4,8 @@ Owns the record; knows neither ASGI nor metrics. Invariant: it holds counts, nam
 never an answer or a picture, and the end of a prompt only where the operator asked for prompts.
 """
 
+import math
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -21,10 +23,14 @@ _KEY = "janus.record"
 
 @dataclass(slots=True)
 class RequestRecord:
-    """Filled by the middleware (id, principal), the routes (task, counts) and the dispatcher."""
+    """Filled by the middleware (id, times, principal), the routes (task, counts), the dispatcher.
+    `received_s` and `deadline_s`, by which it must have been answered, are readings of the
+    monotonic clock."""
 
     request_id: str
     principal: Principal = ANONYMOUS
+    received_s: float = field(default_factory=time.monotonic)
+    deadline_s: float = math.inf
     task: Task | None = None
     model: str = ""
     prompt: str | None = None
@@ -80,8 +86,8 @@ def record_of(request: Request) -> RequestRecord:
     return record_in(request.scope)
 
 
-def record_in(scope: Mapping[str, object]) -> RequestRecord:
-    """The record of an ASGI scope."""
-    record = scope[_KEY]
+def record_in(scope_values: Mapping[str, object]) -> RequestRecord:
+    """The record in an ASGI scope."""
+    record = scope_values[_KEY]
     assert isinstance(record, RequestRecord)
     return record

@@ -106,6 +106,17 @@ class Settings(AccessSettings, IntakeSettings):
     max_waiting: Positive | None = Field(
         None, description="Requests that may wait for a slot before new ones are refused with 429."
     )
+    max_waiting_bytes: Positive = Field(
+        256 * MIB, description="Memory that waiting requests may hold, mostly pixels."
+    )
+    max_queue_s: Seconds = Field(
+        300.0, description="Requests that would begin later than this are refused with 429."
+    )
+    request_timeout_s: Seconds = Field(
+        600.0,
+        description="Longest time from a request to the end of its answer; a client can ask for "
+        "less with x-request-timeout-s.",
+    )
     prefix_cache: bool = Field(True, description="Reuse computed prefixes between requests.")
     vision_cache_bytes: Annotated[int, Field(ge=0)] | None = Field(
         None, description="Bytes of encoded input images to keep."

@@ -4,17 +4,27 @@ Owns the way of a prompt from the body to its pictures; knows neither codes nor 
 the seed of every picture is in the reply, whether the client chose it or not.
 """
 
+import time
+from collections.abc import Sequence
+
 from fastapi import APIRouter, Request, Response
 
 from janus_core.engine.request import ImageRequest
 from janus_core.errors import RequestError
-from server.context import base_url_of, context_of
+from server.context import Context, base_url_of, context_of
 from server.image_reply import ImageReply, estimate_header, native_size_header
 from server.image_request import build_image_requests, picture_format
 from server.json_route import JsonRoute, unless_client_leaves
 from server.openapi import STREAMED
 from server.pictures import PictureFormat
-from server.schemas.images import DrawingBody, EventKind, ImageGenerationRequest, ImagesReply
+from server.record import RequestRecord, record_of
+from server.schemas.images import (
+    DrawingBody,
+    EstimateReply,
+    EventKind,
+    ImageGenerationRequest,
+    ImagesReply,
+)
 from server.submission import submit_and_answer
 
 router = APIRouter(route_class=JsonRoute, tags=["images"])
@@ -54,7 +64,25 @@ async def _answer(body: ImageGenerationRequest, request: Request) -> Response:
     context.check_model(body.model, draws=True)
     style = picture_format(body, pipeline=context.pipeline, settings=context.settings)
     requests = await context.offload.admit(build_image_requests, body, pipeline=context.pipeline)
+    if body.estimate_only:
+        return _estimate(context, requests, record=record_of(request))
     return await answer_with_pictures(request, requests, body=body, style=style)
+
+
+def _estimate(
+    context: Context, requests: Sequence[ImageRequest], *, record: RequestRecord
+) -> Response:
+    """When `requests` would be done; what would be refused now is refused here."""
+    context.dispatcher.check_room(record, draws=True)
+    estimate = context.dispatcher.estimate(requests, record=record)
+    reply = EstimateReply(
+        object="image_generation.estimate",
+        created=int(time.time()),
+        wait_s=None if estimate is None else round(estimate.wait_s, 3),
+        estimated_s=None if estimate is None else round(estimate.remaining_s, 3),
+        position=None if estimate is None else estimate.position,
+    )
+    return Response(reply.to_json(), media_type="application/json")
 
 
 async def answer_with_pictures(
@@ -77,7 +105,7 @@ async def answer_with_pictures(
         kind=kind,
         caption=caption,
     )
-    estimate = context.dispatcher.estimate(requests) if body.stream else None
+    estimate = context.dispatcher.estimate(requests, record=record_of(request))
     return await submit_and_answer(
         request,
         requests,

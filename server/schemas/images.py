@@ -100,7 +100,7 @@ class DrawingBody(Body):
 
 class ImageGenerationRequest(DrawingBody):
     """The body of an image generation. `codes` are the first codes of each picture, kept as they
-    are; a null among them is drawn."""
+    are; a null among them is drawn. `estimate_only` asks when the pictures would be there."""
 
     refused: ClassVar[Mapping[str, tuple[object, ...]]] = {
         **DrawingBody.refused,
@@ -111,6 +111,7 @@ class ImageGenerationRequest(DrawingBody):
 
     prompt: Annotated[str, Field(max_length=MAX_PROMPT_CHARS)]
     codes: Annotated[list[Int | None], Field(max_length=MAX_CODES)] | None = None
+    estimate_only: Bool | None = None
 
     @property
     def caption(self) -> str | None:
@@ -243,6 +244,17 @@ class CompletedImageEvent(PictureEvent):
     url: str | None = None
     token_ids: list[int] | None = None
     logprobs: CodeLogprobs | None = None
+
+
+class EstimateReply(Reply):
+    """When the last picture would begin and be there if it was asked for now, and how many would
+    begin before it; null as long as there is nothing to estimate it from."""
+
+    object: Literal["image_generation.estimate"]
+    created: int
+    wait_s: float | None
+    estimated_s: float | None
+    position: int | None
 
 
 class ProgressEvent(Reply):
