@@ -1,0 +1,101 @@
+"""Row 25: one tenant sends a flood. Another's questions and pictures are as quick as if it did not.
+
+A queue in order of arrival hands the whole server to whoever sends most.
+"""
+
+import asyncio
+import time
+
+import httpx2
+import pytest
+
+from tests.hardening.target import GOOD_PROMPT, GOOD_QUESTION, Target
+
+CHAT, IMAGES = "/v1/chat/completions", "/v1/images/generations"
+FLOOD_KEY, QUIET_KEY = "sk-of-whoever-floods", "sk-of-whoever-is-quiet"
+NUM_HTTP, PER_REQUEST = 10, 10
+"""A hundred pictures."""
+
+NUM_QUESTIONS = 20
+NOISE_S = 0.1
+"""What a machine that does other things adds to a question of a few milliseconds."""
+
+
+@pytest.fixture
+def shared(start_target) -> Target:
+    return start_target(
+        api_keys=f"flood:{FLOOD_KEY},quiet:{QUIET_KEY}",
+        headers={"authorization": f"Bearer {QUIET_KEY}"},
+        max_pictures=PER_REQUEST,
+        max_images=2,
+    )
+
+
+def flooding(target: Target) -> httpx2.AsyncClient:
+    return target.async_client(headers={"authorization": f"Bearer {FLOOD_KEY}"})
+
+
+def drawn(target: Target) -> float:
+    series = target.metrics().items()
+    return sum(value for name, value in series if name.startswith("janus:images_generated_total"))
+
+
+async def flood(client: httpx2.AsyncClient) -> list[asyncio.Task]:
+    body = GOOD_PROMPT | {"n": PER_REQUEST}
+    tasks = [asyncio.create_task(client.post(IMAGES, json=body)) for _ in range(NUM_HTTP)]
+    await asyncio.sleep(0.3)
+    return tasks
+
+
+async def p95_s(target: Target) -> float:
+    """Of questions about a picture, one after the other."""
+    took_s = []
+    async with target.async_client() as client:
+        for _ in range(NUM_QUESTIONS):
+            started_s = time.monotonic()
+            reply = await client.post(CHAT, json=GOOD_QUESTION)
+            assert reply.status_code == 200
+            took_s.append(time.monotonic() - started_s)
+    return sorted(took_s)[NUM_QUESTIONS * 95 // 100 - 1]
+
+
+async def test_questions_are_as_quick_beside_a_hundred_pictures_of_another(shared: Target) -> None:
+    quiet_s = await p95_s(shared)
+    async with flooding(shared) as client:
+        tasks = await flood(client)
+        beside_s = await p95_s(shared)
+        assert not all(task.done() for task in tasks), "the flood ended too soon to say anything"
+        replies = await asyncio.gather(*tasks)
+    assert beside_s <= max(2 * quiet_s, quiet_s + NOISE_S)
+    assert {reply.status_code for reply in replies} == {200}
+
+
+async def test_a_picture_does_not_wait_behind_them(shared: Target) -> None:
+    async with flooding(shared) as client:
+        tasks = await flood(client)
+        async with shared.async_client() as quiet:
+            before = await asyncio.to_thread(drawn, shared)
+            reply = await quiet.post(IMAGES, json=GOOD_PROMPT)
+            after = await asyncio.to_thread(drawn, shared)
+        assert reply.status_code == 200
+        await asyncio.gather(*tasks)
+    # Those that were drawn already, one turn, and what was drawn while it was itself.
+    assert after - before <= NUM_HTTP * PER_REQUEST / 4
+
+
+async def test_a_queue_that_one_has_filled_has_a_place_for_another(start_target) -> None:
+    target = start_target(
+        api_keys=f"flood:{FLOOD_KEY},quiet:{QUIET_KEY}",
+        headers={"authorization": f"Bearer {QUIET_KEY}"},
+        max_waiting=8,
+        max_sequences=2,
+        max_queue_s=3600,
+    )
+    body = GOOD_QUESTION | {"max_tokens": 200, "ignore_eos": True}
+    async with flooding(target) as client, target.async_client() as quiet:
+        tasks = [asyncio.create_task(client.post(CHAT, json=body)) for _ in range(20)]
+        await asyncio.sleep(0.3)
+        reply = await quiet.post(CHAT, json=GOOD_QUESTION)
+        assert reply.status_code == 200
+        statuses = [each.status_code for each in await asyncio.gather(*tasks)]
+    assert set(statuses) == {200, 429}
