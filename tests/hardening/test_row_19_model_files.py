@@ -8,12 +8,14 @@ import json
 import os
 import pickle
 import shutil
+import socket
 import struct
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.hardening.target import (
@@ -167,3 +169,15 @@ def test_a_name_in_a_path_is_only_compared(target: Target, name: str) -> None:
 def _is_one_clean_line(output: str) -> bool:
     """What a start that is refused says: one line, and no stack."""
     return len(output.splitlines()) == 1 and "Traceback" not in output
+
+
+def test_nothing_listens_but_http(target: Target) -> None:
+    """Pickles over sockets were how most of the field's remote code ran."""
+    listening = {
+        connection.laddr
+        for process in target.processes()
+        for connection in process.net_connections("all")
+        if connection.status == psutil.CONN_LISTEN or connection.family == socket.AF_UNIX
+        if connection.laddr
+    }
+    assert listening == {(target.host, target.port)}
