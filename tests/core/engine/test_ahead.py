@@ -51,7 +51,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[CountedGraphs]:
         made.append(graphs)
         return graphs
 
-    monkeypatch.setattr("janus_core.engine.engine.new_step_graphs", new)
+    monkeypatch.setattr("janus_core.engine.memory.new_step_graphs", new)
     return made
 
 

@@ -33,7 +33,7 @@ def _on_graphs(monkeypatch: pytest.MonkeyPatch) -> list[StepGraphs]:
         made.append(graphs)
         return graphs
 
-    monkeypatch.setattr("janus_core.engine.engine.new_step_graphs", new)
+    monkeypatch.setattr("janus_core.engine.memory.new_step_graphs", new)
     return made
 
 
