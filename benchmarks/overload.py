@@ -302,7 +302,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="path of the report without its suffix")
     args = parser.parse_args()
     machine = describe()
-    shared = ("--threads", args.threads, "--log-level", "warning")
+    shared = ("--threads", args.threads)
     with serving(*shared, "--max-waiting", str(MAX_WAITING)) as url:
         crowd = asyncio.run(overload(url, seconds=args.seconds, seed=args.seed))
     keys = ("sk-noisy-tenant-key", "sk-quiet-tenant-key")
@@ -311,7 +311,7 @@ def main() -> None:
         tenants = asyncio.run(noisy_tenant(url, keys, seed=args.seed))
     report = {
         "command": shlex.join([Path(sys.executable).name, "-m", "benchmarks.overload"])
-        + "".join(f" {each}" for each in sys.argv[1:] if not each.startswith("--out")),
+        + f" --seconds {args.seconds:g} --threads {args.threads} --seed {args.seed}",
         "machine": machine,
         "settings": {
             "seconds": args.seconds,
