@@ -71,7 +71,9 @@ class Listener(socket.socket):
     """A listening socket that counts the connections it has accepted and that are still open."""
 
     def __init__(self, family: int) -> None:
-        super().__init__(family)
+        # By its protocol's name asyncio knows a connection that must not wait for the client's
+        # acknowledgement of the head (40 ms) before it sends the body.
+        super().__init__(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self.max_connections: int | None = None
         self.num_open = 0
         self.on_refusal: OnRefusal = _ignore
