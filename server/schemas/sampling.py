@@ -16,6 +16,8 @@ MAX_TOP_LOGPROBS = 20
 MAX_STOPS = 4
 MAX_STOP_CHARS = 256
 MAX_BIASES = 1024
+MAX_TOKENS = 2**31 - 1
+"""Of limits a client sets; beyond what any context holds, they are cut to it."""
 
 Penalty = Annotated[Float, Field(ge=-2, le=2)]
 StopString = Annotated[str, Field(min_length=1, max_length=MAX_STOP_CHARS)]
@@ -28,7 +30,7 @@ def _limit(value: int) -> int:
     return value
 
 
-TokenLimit = Annotated[Int, AfterValidator(_limit), Field(ge=-1, le=2**31 - 1)]
+TokenLimit = Annotated[Int, AfterValidator(_limit), Field(ge=-1, le=MAX_TOKENS)]
 """-1 means no limit: some clients cannot leave the field out."""
 
 
@@ -49,7 +51,7 @@ class TextSampling(Body):
     top_k: TopK | None = None
     min_p: Annotated[Float, Field(ge=0, le=1)] | None = None
     repetition_penalty: Annotated[Float, Field(ge=0.01, le=100)] | None = None
-    min_tokens: Annotated[Int, Field(ge=0)] | None = None
+    min_tokens: Annotated[Int, Field(ge=0, le=MAX_TOKENS)] | None = None
     stop_token_ids: Annotated[list[Annotated[Int, Field(ge=0)]], Field(max_length=128)] | None = (
         None
     )

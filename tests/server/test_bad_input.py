@@ -72,6 +72,7 @@ def refused(client: httpx2.Client, url: str, body: object, *, status: int = 400)
         ({"max_completion_tokens": 0}, "max_completion_tokens"),
         ({"min_tokens": 9, "max_tokens": 8}, "min_tokens"),
         ({"min_tokens": -1}, "min_tokens"),
+        ({"min_tokens": 2**31}, "min_tokens"),
         ({"seed": -1}, "seed"),
         ({"seed": 2**63}, "seed"),
         ({"seed": 2**63 - 1, "n": 2}, "seed"),
