@@ -30,6 +30,8 @@ MAX_REDIRECTS = 3
 MAX_AT_ONCE = 32
 """Images fetched at once by the whole server; each may hold `max_bytes`."""
 MAX_AT_ONCE_PER_REQUEST = 4
+MAX_HEADERS = 100
+"""Fields in the head of a host's answer; its size is bounded by h11 (100 KB)."""
 MAX_ADDRESSES = 3
 """Addresses of one host that are tried before it counts as not answering."""
 CONNECT_S = 3.0
@@ -193,6 +195,10 @@ class Fetcher:
         for _ in range(1 + MAX_REDIRECTS):
             response = await self._connect(target)
             try:
+                if len(response.headers.raw) > MAX_HEADERS:
+                    raise _FailedError(
+                        f"The image's host answered with more than {MAX_HEADERS} header fields."
+                    )
                 if response.status_code not in _REDIRECTS or "location" not in response.headers:
                     return await self._read(response, allowance)
                 target = self._policy.redirect(target, response.headers["location"])
