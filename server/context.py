@@ -81,7 +81,7 @@ class Context:
         if draws and (name == self.picture_model or _IMAGE_ALIASES.fullmatch(name)):
             return
         raise RequestError(
-            f"The model {name[:100]!a} does not exist; this server has {self.model_name!a}.",
+            f"The model asked for does not exist; this server has {self.model_name!a}.",
             param="model",
             code="model_not_found",
         )

@@ -240,7 +240,7 @@ class Target:
         """The address from the line the server logs once it listens."""
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
-            if match := re.search(r"Listening on (http\S+)\s", self.log_text()):
+            if match := re.search(r"Listening on (http[^\s\"]+)[\s\"]", self.log_text()):
                 return match[1]
             if self.process.poll() is not None:
                 break
