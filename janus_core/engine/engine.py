@@ -7,7 +7,7 @@ and when none is live no slot is in use.
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -45,7 +45,7 @@ class Engine:
     """Deterministic and single-threaded: call `submit`, `cancel` and `step` from one thread.
 
     `on_rendered` is called from the renderer's thread whenever a picture is ready, if
-    `settings.threaded_rendering`.
+    `settings.threaded_rendering`; `on_started` with those that got slots, before they are computed.
     """
 
     def __init__(self, model: JanusModel, tokenizer: Tokenizer, settings: EngineSettings) -> None:
@@ -53,6 +53,7 @@ class Engine:
         num_positions = settings.pool_positions(config, bytes_per_value=model.kv_dtype.itemsize)
         self.settings = settings
         self.on_rendered: Callable[[], None] = lambda: None
+        self.on_started: Callable[[Sequence[str]], None] = lambda _: None
         self._config = config
         self._tokenizer = tokenizer
         self._public_ids = frozenset(
@@ -260,6 +261,8 @@ class Engine:
 
     def _start(self, plan: StepPlan) -> None:
         """Report the requests that left the queue; those set back report only once."""
+        if plan.started:
+            self.on_started([state.id for state in plan.started])
         now_s = time.monotonic()
         num_texts = sum(not state.is_image for state in plan.started)
         self._horizon.pace_of_text.note(now_s, num_texts, is_waiting=self.has_waiting_text)

@@ -15,7 +15,7 @@ from concurrent.futures import Future
 
 from janus_core.engine.constraint import Matcher
 from janus_core.engine.engine import Engine
-from janus_core.engine.events import Event, Failed, Finished, Started
+from janus_core.engine.events import Event, Failed, Finished
 from janus_core.engine.forecast import Estimate
 from janus_core.engine.request import ImageRequest, Request
 from janus_core.engine.stats import EngineStats
@@ -63,6 +63,7 @@ class EngineService:
         self._ended_s = time.monotonic()
         self._mean_interval_s = 1.0
         engine.on_rendered = self._wake
+        engine.on_started = self._leave_queue
 
     def start(self) -> None:
         """Start the thread; once."""
@@ -241,21 +242,23 @@ class EngineService:
         if not events:
             return
         self._sink(events)
-        begun = [event.request_id for event in events if isinstance(event, Started)]
         ended = [event.request_id for event in events if isinstance(event, Finished | Failed)]
-        if not begun and not ended:
+        if not ended:
             return
+        self._leave_queue(ended)
         with self._changed:
-            for request_id in (*begun, *ended):
-                self._waiting.leave(request_id)
-            if not ended:
-                return
             self._live.difference_update(ended)
             now_s = time.monotonic()
             interval_s = (now_s - self._ended_s) / len(ended)
             self._ended_s = now_s
             self._mean_interval_s += (1.0 - RATE_DECAY) * (interval_s - self._mean_interval_s)
             self._changed.notify_all()
+
+    def _leave_queue(self, request_ids: Sequence[str]) -> None:
+        """A place is free once its request has slots: its first step may take seconds."""
+        with self._changed:
+            for request_id in request_ids:
+                self._waiting.leave(request_id)
 
     def _die(self, error: EngineDeadError) -> None:
         """Fail whatever is alive, without the engine's help: it may be what failed."""

@@ -128,15 +128,15 @@ def test_load_and_the_end_become_its_exceptions(tiny_checkpoint: Path):
         ServerInThread(model=str(tiny_checkpoint), served_model_name="tiny", **limits) as server,
         openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client,
     ):
-        service = server.context.dispatcher.service
+        stats = server.context.dispatcher.service.stats
         create = client.chat.completions.create
         streams = []
-        for _ in range(2):
-            # One after the other: until its first step is done, a request has the only place.
+        for num_running in (1, 2):
+            # One after the other: until it has slots, a request has the only place.
             streams.append(create(**long, extra_body={"ignore_eos": True}))
-            wait_until(lambda: service._waiting.num_waiting == 0)
+            wait_until(lambda count=num_running: stats().num_running == count)
         streams.append(create(**long, extra_body={"ignore_eos": True}))
-        wait_until(lambda: service.stats().num_waiting == 1)
+        wait_until(lambda: stats().num_waiting == 1)
         with pytest.raises(openai.RateLimitError) as full:
             create(**long)
         assert full.value.code == "queue_full"

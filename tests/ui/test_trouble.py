@@ -104,11 +104,11 @@ def test_a_question_that_waits(new_page: Callable[..., Page], narrow: ServerInTh
     page = new_page(narrow.url)
     connected(page)
     with ExitStack() as others:
-        for _ in range(2):
+        for num_running in (1, 2):
             others.enter_context(
                 httpx2.stream("POST", f"{narrow.url}/v1/chat/completions", json=LONG)
             )
-        wait_until(lambda: stats(narrow).num_running == 2)
+            wait_until(lambda n=num_running: stats(narrow).num_running == n)
         ask(page, "hello")
         expect(page.locator("#status")).to_contain_text("2 running, 1 waiting")
         expect(page.locator(".turn.assistant[aria-busy=true]")).to_be_visible()
