@@ -1,4 +1,4 @@
-"""Row 11: clients that leave before their answer begins: at the head, in the body, in the queue."""
+"""Row 11: clients that leave at each of eight stages of their request."""
 
 import json
 import socket
@@ -31,6 +31,13 @@ def send(connection: socket.socket, request: tuple, *, share: float = 1.0) -> No
     connection.sendall(head.encode() + body[: int(share * len(body))])
 
 
+def read_until(connection: socket.socket, words: bytes) -> None:
+    """All up to these words, or to the end."""
+    seen = b""
+    while words not in seen and (piece := connection.recv(65_536)):
+        seen += piece
+
+
 def at_headers(connection: socket.socket, seed: int) -> None:
     send(connection, question(seed), share=0.0)
     time.sleep(0.01)
@@ -47,13 +54,50 @@ def in_the_queue(connection: socket.socket, seed: int) -> None:
     time.sleep(0.1)
 
 
+def in_prefill(connection: socket.socket, seed: int) -> None:
+    """A long prompt, and a pause that ends before, within or after its computation."""
+    words = f"{seed} " + "a large red circle to the left of a small blue square " * 12
+    send(connection, question(seed, words=words))
+    time.sleep(0.002 * (seed % 25))
+
+
+def in_decode(connection: socket.socket, seed: int) -> None:
+    send(connection, question(seed, stream=True, max_tokens=800))
+    read_until(connection, b"data: ")
+
+
+def at_some_code(connection: socket.socket, seed: int) -> None:
+    """At the first sign of a picture: half drawn, or where that was left out under load, whole."""
+    send(connection, drawing(seed, stream=True, n=2, partial_images=3))
+    read_until(connection, b"event: ")
+
+
+def in_vq_decoding(connection: socket.socket, seed: int) -> None:
+    """The first picture is there: the others of the request are drawn or being decoded."""
+    send(connection, drawing(seed, stream=True, n=4))
+    read_until(connection, b"completed")
+
+
+def in_the_response(connection: socket.socket, seed: int) -> None:
+    """Of a large answer, a few bytes."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    send(connection, drawing(seed, size="1024x1024", output_format="png"))
+    connection.recv(1000)
+
+
 STAGES: dict[str, Callable[[socket.socket, int], None]] = {
     "headers": at_headers,
     "body": at_half_the_body,
     "queued": in_the_queue,
+    "prefill": in_prefill,
+    "decode": in_decode,
+    "code": at_some_code,
+    "vq": in_vq_decoding,
+    "response": in_the_response,
 }
-ENGINE_IS_ASKED = ("queued",)
-"""Where it is certain that the engine has something to cancel."""
+ENGINE_IS_ASKED = ("queued", "decode")
+"""Where it is certain that the engine has something to cancel: this model's pictures are drawn
+within milliseconds."""
 
 
 def leave(target: Target, stage: Callable[[socket.socket, int], None], *, times: int) -> None:
@@ -111,3 +155,10 @@ def check_leaving(target: Target, name: str, *, times: int) -> None:
 @pytest.mark.parametrize("name", STAGES)
 def test_leaving_frees_everything(target: Target, name: str) -> None:
     check_leaving(target, name, times=AT_ONCE)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("stayer")
+@pytest.mark.parametrize("name", STAGES)
+def test_leaving_two_hundred_times_frees_everything(target: Target, name: str) -> None:
+    check_leaving(target, name, times=200)
