@@ -33,7 +33,7 @@ from benchmarks.inputs import InputBuilder
 from benchmarks.llama_side import LlamaSide
 from benchmarks.report import summary
 from benchmarks.shapes import DEFAULT_FOLDER, checkpoint
-from benchmarks.sides import Effort, Entry, Side, Work
+from benchmarks.sides import Effort, Entry, Side, SideFailed, Work
 from benchmarks.transformers_side import DTYPES, TransformersSide
 from janus_core.config import ModelConfig
 
@@ -117,8 +117,9 @@ def measure(entries: Sequence[Entry], *, rounds: int, keep: bool) -> dict:
     is measured it does every task once, the whole workloads excepted, when it is first loaded."""
     samples: dict[str, dict[str, list[list[float]]]] = {}
     loaded: dict[str, Side] = {}
+    failed: set[str] = set()
     for index in range(rounds):
-        turn = list(entries)
+        turn = [entry for entry in entries if entry.name not in failed]
         if index % 2 == BACKWARDS_FROM:
             turn.reverse()
         for entry in turn:
@@ -129,13 +130,22 @@ def measure(entries: Sequence[Entry], *, rounds: int, keep: bool) -> dict:
                 if keep:
                     for task in side.tasks().values():
                         task()
-            for (engine, name), task in {**side.tasks(), **side.whole_tasks()}.items():
-                samples.setdefault(engine, {}).setdefault(name, []).append(task())
+            try:
+                _do(side, samples)
+            except SideFailed as error:
+                _say(f"{entry.name} takes no further part: {error}")
+                failed.add(entry.name)
             if not keep:
                 loaded.pop(entry.name).close()
     for side in loaded.values():
         side.close()
     return samples
+
+
+def _do(side: Side, samples: dict[str, dict[str, list[list[float]]]]) -> None:
+    for (engine, name), task in {**side.tasks(), **side.whole_tasks()}.items():
+        seconds = task()
+        samples.setdefault(engine, {}).setdefault(name, []).append(seconds)
 
 
 def _entries(

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks import sides
 from benchmarks.shapes import DEFAULT_FOLDER
-from benchmarks.sides import Key, Task, Work
+from benchmarks.sides import Key, SideFailed, Task, Work
 
 ENVIRONMENT = DEFAULT_FOLDER.parent / "llama-venv"
 FORMATS = ("F16", "Q8_0", "Q4_0")
@@ -124,7 +124,9 @@ def _run(command: list[str], *, input: str | None = None) -> subprocess.Complete
             env=_plain_environment(),
         )
     except subprocess.CalledProcessError as error:
-        raise RuntimeError(f"llama.cpp's process failed:\n{error.stderr[-2000:]}") from error
+        raise SideFailed(
+            f"llama.cpp's process failed ({error.returncode}):\n{error.stderr[-2000:]}"
+        ) from error
 
 
 def _plain_environment() -> dict[str, str]:

@@ -76,6 +76,10 @@ Key = tuple[str, str]
 """Name of the engine, as reports spell it, and of the task."""
 
 
+class SideFailed(RuntimeError):
+    """A side of somebody else's has crashed; what the others measured is worth keeping."""
+
+
 class Side(Protocol):
     """One loaded model, and one or more engines on top of it."""
 

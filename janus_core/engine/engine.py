@@ -44,21 +44,19 @@ logger = logging.getLogger(__name__)
 class Engine:
     """Deterministic and single-threaded: call `submit`, `cancel` and `step` from one thread.
 
-    `on_rendered` is called from the renderer's thread whenever a picture is ready, if
-    `settings.threaded_rendering`; `on_started` with those that got slots, before they are computed.
+    `on_rendered` is called whenever a picture is ready, from the renderer's thread if it has one;
+    `on_started` with the ids of requests that got slots, before they are computed.
     """
 
     def __init__(self, model: JanusModel, tokenizer: Tokenizer, settings: EngineSettings) -> None:
-        config = model.config
+        self._config = config = model.config
         num_positions = settings.pool_positions(config, bytes_per_value=model.kv_dtype.itemsize)
         self.settings = settings
         self.on_rendered: Callable[[], None] = lambda: None
         self.on_started: Callable[[Sequence[str]], None] = lambda _: None
-        self._config = config
         self._tokenizer = tokenizer
-        self._public_ids = frozenset(
-            (tokenizer.bos_id, tokenizer.pad_id, tokenizer.begin_of_image_id)
-        )
+        public_ids = (tokenizer.bos_id, tokenizer.pad_id, tokenizer.begin_of_image_id)
+        self._public_ids = frozenset(public_ids)
         self.context_limit = min(config.backbone.max_positions, num_positions)
         self._bounds = Bounds(config, self.context_limit, num_positions)
         self._pool = SlotPool(num_positions, prefix_cache=settings.prefix_cache)
@@ -261,8 +259,7 @@ class Engine:
 
     def _start(self, plan: StepPlan) -> None:
         """Report the requests that left the queue; those set back report only once."""
-        if plan.started:
-            self.on_started([state.id for state in plan.started])
+        self.on_started([state.id for state in plan.started])
         now_s = time.monotonic()
         num_texts = sum(not state.is_image for state in plan.started)
         self._horizon.pace_of_text.note(now_s, num_texts, is_waiting=self.has_waiting_text)

@@ -256,6 +256,8 @@ class EngineService:
 
     def _leave_queue(self, request_ids: Sequence[str]) -> None:
         """A place is free once its request has slots: its first step may take seconds."""
+        if not request_ids:
+            return
         with self._changed:
             for request_id in request_ids:
                 self._waiting.leave(request_id)

@@ -98,6 +98,30 @@ def test_the_order_turns_round() -> None:
     assert order == ["a", "b", "b", "a", "a", "b"]
 
 
+def test_a_side_that_crashes_costs_nobody_elses_figures() -> None:
+    class Side:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def tasks(self):
+            return {(self.name, "t"): self.task}
+
+        def whole_tasks(self):
+            return {}
+
+        def task(self) -> list[float]:
+            if self.name == "b":
+                raise sides.SideFailed("it has crashed")
+            return [1.0]
+
+        def close(self) -> None:
+            pass
+
+    entries = [sides.Entry(name, lambda name=name: Side(name)) for name in "abc"]
+    samples = compare.measure(entries, rounds=2, keep=False)
+    assert samples == {name: {"t": [[1.0], [1.0]]} for name in "ac"}
+
+
 def test_the_service_is_compared_with_the_engine(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ what an answer or a stream comes down to. Knows no row.
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -118,6 +119,7 @@ class Asked:
 
     def __init__(self, target: Target, requests: Iterable[tuple]) -> None:
         requests = list(requests)
+        self._target = target
         self._pool = ThreadPoolExecutor(len(requests))
         self._begun = [threading.Event() for _ in requests]
         self._streams = [body["stream"] for _, body in requests]
@@ -130,6 +132,17 @@ class Asked:
         """Until every stream has had its first event."""
         for begun, is_stream in zip(self._begun, self._streams, strict=True):
             assert not is_stream or begun.wait(timeout_s), "a stream does not begin"
+
+    def wait_until_accepted(self, timeout_s: float) -> None:
+        """Until the engine has all of them, which must not end before."""
+        deadline = time.monotonic() + timeout_s
+        while self._num_accepted() < len(self._answers):
+            assert time.monotonic() < deadline, "the engine does not get all requests"
+            time.sleep(0.02)
+
+    def _num_accepted(self) -> float:
+        counted = ("janus:num_requests_running", "janus:num_requests_waiting")
+        return sum(v for name, v in self._target.metrics().items() if name.startswith(counted))
 
     def answers(self) -> list[Seen]:
         """What they all got."""

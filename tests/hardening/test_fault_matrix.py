@@ -167,6 +167,7 @@ def test_what_ends_the_process_ends_every_wait(
     requests = [question(1, max_tokens=900), question(2, stream=True, max_tokens=900)]
     asked = Asked(target, requests)
     asked.wait_until_begun(target.patience_s)
+    asked.wait_until_accepted(target.patience_s)
     if drains:
         target.signal(signal.SIGTERM)
         while "draining" not in target.log_text():
