@@ -58,7 +58,7 @@ def test_failed_requests_fail_the_command(janus, tiny_checkpoint: Path) -> None:
         code, out, _ = janus("serve", running.url, "-n", 2, "--model", "another", "--warmups", 0)
     assert code == 1
     assert "0 of 2 requests" in out
-    assert "another" in out
+    assert "failed: The model asked for does not exist" in out
 
 
 @pytest.mark.parametrize(
