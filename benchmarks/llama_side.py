@@ -23,6 +23,13 @@ FORMATS = ("F16", "Q8_0", "Q4_0")
 HERE = Path(__file__).parent
 
 PACKAGES = ("llama-cpp-python==0.3.36", "gguf", "numpy")
+TILES = HERE / "llama_tiles.h"
+CMAKE_ARGS = (
+    "-DGGML_NATIVE=ON",
+    "-DLLAVA_BUILD=OFF",
+    f"-DCMAKE_C_FLAGS=-include{TILES}",
+    f"-DCMAKE_CXX_FLAGS=-include{TILES}",
+)
 
 
 def python_of(environment: Path = ENVIRONMENT) -> Path:
@@ -41,10 +48,11 @@ def is_ready(environment: Path = ENVIRONMENT) -> bool:
 def build(environment: Path = ENVIRONMENT) -> None:
     """Make the environment and compile llama.cpp: a quarter of an hour on two cores, once."""
     subprocess.run([sys.executable, "-m", "venv", str(environment)], check=True)
-    pip = [str(python_of(environment)), "-m", "pip", "install"]
+    # A wheel kept from before may be of other flags.
+    pip = [str(python_of(environment)), "-m", "pip", "install", "--no-cache-dir"]
     subprocess.run(
         [*pip, "--no-binary", "llama-cpp-python", *PACKAGES],
-        env=_plain_environment() | {"CMAKE_ARGS": "-DGGML_NATIVE=ON -DLLAVA_BUILD=OFF"},
+        env=_plain_environment() | {"CMAKE_ARGS": " ".join(CMAKE_ARGS)},
         check=True,
     )
 

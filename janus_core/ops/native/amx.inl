@@ -35,6 +35,14 @@ struct alignas(64) TileConfig {
     }
 };
 
+// GCC 12's intrinsics for loading do not say that they read memory: a configuration or a row that
+// nobody else reads might never be stored. An operand of its full size, and a barrier, say it.
+JANUS_AMX inline void load_config(const TileConfig& config) {
+    __asm__ volatile("ldtilecfg %0" ::"m"(config));
+}
+
+inline void finish_stores() { __asm__ volatile("" ::: "memory"); }
+
 // `sums` [32][PANEL] of at most 32 rows with one panel, whose tiles are configured.
 template <bool BOTH>
 JANUS_AMX inline void tile_block(const int8_t* x, int64_t stride, const int8_t* w, int32_t* sums) {
@@ -71,6 +79,7 @@ JANUS_AMX void tile_panels(const Linear& linear, const Rows& rows, const Target&
     const int64_t stride = round_up(linear.k, K_UNIT);
     const auto* weight = static_cast<const int8_t*>(linear.weight);
     int64_t configured = 0;
+    finish_stores();
     for (int64_t row = 0; row < rows.count; row += TILE_ROW_GROUP) {
         const int64_t end = smaller(row + TILE_ROW_GROUP, rows.count);
         for (int64_t panel = first; panel < last; ++panel)
@@ -78,7 +87,7 @@ JANUS_AMX void tile_panels(const Linear& linear, const Rows& rows, const Target&
                 const int64_t count = smaller(2 * TILE_ROWS, end - block);
                 if (count != configured) {
                     const TileConfig config(count);
-                    _tile_loadconfig(&config);
+                    load_config(config);
                     configured = count;
                 }
                 const int8_t* x = rows.q_RK + block * stride;
