@@ -14,10 +14,12 @@
 #undef _tile_loadconfig
 #define _tile_loadconfig(config) __asm__ volatile("ldtilecfg (%0)" ::"r"(config) : "memory")
 
-#undef _tile_loadd
-#define _tile_loadd(tile, base, stride)                                   \
+// In two steps, because the number of a tile may itself be a macro.
+#define JANUS_TILE_LOAD(tile, base, stride)                               \
     __asm__ volatile("tileloadd (%0,%1,1), %%tmm" #tile                   \
                      ::"r"((const void *)(base)), "r"((long)(stride))     \
                      : "memory")
+#undef _tile_loadd
+#define _tile_loadd(tile, base, stride) JANUS_TILE_LOAD(tile, base, stride)
 
 #endif
