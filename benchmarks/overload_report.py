@@ -36,9 +36,10 @@ def markdown(report: Mapping[str, Any]) -> str:
         f"Embedded checkpoint, server and clients on the same machine, server flags "
         f"`{' '.join(settings['flags'])}`. Requests arrive at random: "
         f"{settings['picture_fraction']:.0%} pictures, the rest answers of 32 tokens. Every client "
-        f"allows {settings['deadline_s']:g} s, {settings['max_waiting']} requests may wait, and a "
-        f"phase takes {settings['seconds']:g} s. Capacity, with clients that always have a request "
-        f"under way: {crowd['capacity_per_s']:.1f} answers and pictures a second.",
+        f"allows {settings['deadline_s']:g} s; {settings['max_waiting']} of each kind may wait, "
+        f"for {settings['max_queue_s']:g} s; a phase takes {settings['seconds']:g} s. Capacity, "
+        "with clients that always have a request under way: "
+        f"{crowd['capacity_per_s']:.1f} answers and pictures a second.",
         "",
         "| bound | measured | wanted | |",
         "|---|---|---|---|",

@@ -7,6 +7,7 @@ importing it is cheap and does nothing; work starts in `run` (a process) or in
 """
 
 import logging
+import sys
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,11 @@ if TYPE_CHECKING:
     from server.settings import Settings
 
 __all__ = ["run"]
+
+SWITCH_INTERVAL_S = 0.0005
+"""How long a thread may keep the interpreter from one that wants it. The engine gives it up for
+every operation it computes, hundreds in a step; with Python's 5 ms, each of them might wait so long
+behind an event loop that is busy refusing."""
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +37,7 @@ def run(settings: "Settings") -> int:
 
     exit_on_signals()
     configure_logging(settings.log_level, style=settings.log_format)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     logger.info("Settings: %s", settings.model_dump_json(exclude_none=True))
     with ExitStack() as stack:
         listener = stack.enter_context(bind(settings.host, port=settings.port))

@@ -2,7 +2,8 @@
 
 Owns the deadline's header and the list of routes that lead to the engine; knows no body. Under
 overload most requests end here, so refusing costs neither a parser nor a thread. Invariant: what is
-refused here would have been refused later, in the same words.
+refused here would have been refused later, in the same words, but for a chat that wants a picture
+while only text has no room.
 """
 
 import re
@@ -41,7 +42,8 @@ ASKING = frozenset(
         "/understand_image_and_question/",
     }
 )
-"""Routes whose requests wait for text, or for either."""
+"""Routes whose requests wait for text; some may ask for a picture, which only their body tells, and
+count as text until it is read."""
 
 
 class Admission:

@@ -168,7 +168,8 @@ class Dispatcher:
 
     def check_room(self, record: RequestRecord, *, draws: bool) -> None:
         """Raise what a request of the record's sender would be refused with, before it is read."""
-        self.service.check_room(record.principal.tenant, draws=draws)
+        patience_s = record.deadline_s - time.monotonic()
+        self.service.check_room(record.principal.tenant, draws=draws, patience_s=patience_s)
 
     def submit(self, requests: Sequence[Request], *, record: RequestRecord) -> "RequestHandle":
         """Submit all of `requests` or, if one is refused, none: the error is raised here.

@@ -104,7 +104,9 @@ class Settings(AccessSettings, IntakeSettings):
         "CPU.",
     )
     max_waiting: Positive | None = Field(
-        None, description="Requests that may wait for a slot before new ones are refused with 429."
+        None,
+        description="Answers that may wait for a slot, and pictures besides, before new ones are "
+        "refused with 429.",
     )
     max_waiting_bytes: Positive = Field(
         256 * MIB, description="Memory that waiting requests may hold, mostly pixels."
@@ -132,7 +134,7 @@ class Settings(AccessSettings, IntakeSettings):
     )
 
     chat_slowdown: Annotated[float, Field(ge=1, le=1000)] = Field(
-        1.75,
+        1.5,
         description="Pictures and prompts make steps at most this many times as long as the "
         "answers alone.",
     )

@@ -111,11 +111,11 @@ class Engine:
     def submit(self, request: Request) -> None:
         """Queue a request. Raises what `validate` raises, and QueueFullError."""
         matcher = self.validate(request)
-        if self._scheduler.num_waiting >= self.settings.max_waiting:
+        is_image = isinstance(request, ImageRequest)
+        num_waiting = self._scheduler.num_waiting_of(is_image=is_image)
+        if num_waiting >= self.settings.max_waiting:
             raise QueueFullError(
-                f"{self._scheduler.num_waiting} requests are waiting already, the limit is "
-                f"{self.settings.max_waiting}.",
-                retry_after_s=1.0,
+                f"{num_waiting} of its kind are waiting already, as many as may.", retry_after_s=1.0
             )
         self.accept(request, matcher)
 
@@ -200,9 +200,9 @@ class Engine:
             return self._horizon.of(request)
         return self._horizon.of_request(request, num_images=num_images, num_ahead=num_ahead)
 
-    def start_s(self, *, is_image: bool, num_ahead: int) -> float | None:
-        """See `Horizon.start_s`. Thread-safe."""
-        return self._horizon.start_s(num_ahead, is_image=is_image)
+    def estimate_place(self, *, is_image: bool, num_ahead: int) -> Estimate | None:
+        """See `Horizon.of_place`. Thread-safe."""
+        return self._horizon.of_place(num_ahead, is_image=is_image)
 
     @property
     def has_waiting_text(self) -> bool:

@@ -42,7 +42,7 @@ class Drawing:
     def load(self) -> StepLoad:
         """Its part of a step, halfway through."""
         context = self.num_rows * (self.context + self.num_prompt + self.num_left // 2)
-        return StepLoad(rows=self.num_rows, context=context)
+        return StepLoad(rows=self.num_rows, context=context, codes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ class Horizon:
         self._room_for_images = room_for_images
         self._outlook = Outlook()
         self._cached: tuple[Outlook, dict[str, Estimate]] = (self._outlook, {})
-        self._cached_starts: tuple[Outlook | None, list[float]] = (None, [])
+        self._cached_places: tuple[Outlook | None, list[Estimate]] = (None, [])
         self.pace_of_text = QueuePace()
         self._num_images = 0
         self._render_s: deque[float] = deque(maxlen=NUM_RENDERED)
@@ -187,16 +187,18 @@ class Horizon:
         found = self.of(outlook.drawings[outlook.num_running].request_id)
         return None if found is None else found.wait_s
 
-    def start_s(self, num_ahead: int, *, is_image: bool) -> float | None:
-        """Seconds until a request begins that came now, behind `num_ahead` of its kind that wait:
-        forecast for pictures, for text at the pace at which the queue moves. None before anything
-        was measured, and for text while there is no queue: what was accepted in this step may all
-        begin with the next one."""
+    def of_place(self, num_ahead: int, *, is_image: bool) -> Estimate | None:
+        """For a request that came now, behind `num_ahead` of its kind that wait: forecast for
+        pictures; for text at the pace at which the queue moves, and done no sooner than begun,
+        because nobody knows its length. None before anything was measured, and for text while there
+        is no queue: what was accepted in this step may all begin with the next one."""
         if is_image:
-            return self._image_start_s(num_ahead)
+            return self._image_place(num_ahead)
         pace = self.pace_of_text
         interval_s = pace.interval_s
-        return None if interval_s is None or not pace.has_queue else num_ahead * interval_s
+        if interval_s is None or not pace.has_queue:
+            return None
+        return Estimate(num_ahead, num_ahead * interval_s, num_ahead * interval_s)
 
     def of_request(
         self, request: Request, *, num_images: int, num_ahead: int | None
@@ -234,25 +236,25 @@ class Horizon:
         found = estimates.get(f"\0{num_images - 1}")
         return None if found is None else _aged(found, outlook)
 
-    def _image_start_s(self, num_ahead: int) -> float | None:
+    def _image_place(self, num_ahead: int) -> Estimate | None:
         """Calculated once for an outlook, because most that ask are refused."""
         outlook = self._outlook
-        known, starts_s = self._cached_starts
+        known, places = self._cached_places
         if outlook is not known:
-            starts_s = self._starts_s(outlook)
-            if not starts_s:
+            places = self._places(outlook)
+            if not places:
                 return None
-            self._cached_starts = (outlook, starts_s)
-        start_s = starts_s[min(num_ahead, len(starts_s) - 1)]
-        if num_ahead >= len(starts_s):
+            self._cached_places = (outlook, places)
+        found = places[min(num_ahead, len(places) - 1)]
+        if num_ahead >= len(places):
             # More came since the outlook than it foresaw: as fast as at its end.
-            each_s = (start_s - starts_s[-1 - EXTRA_PLACES]) / EXTRA_PLACES
-            start_s += (num_ahead - len(starts_s) + 1) * each_s
-        age_s = time.monotonic() - outlook.time_s if outlook.drawings else 0.0
-        return max(0.0, start_s - age_s)
+            each_s = (found.wait_s - places[-1 - EXTRA_PLACES].wait_s) / EXTRA_PLACES
+            more_s = (num_ahead - len(places) + 1) * each_s
+            found = Estimate(num_ahead, found.wait_s + more_s, found.remaining_s + more_s)
+        return _aged(found, outlook)
 
-    def _starts_s(self, outlook: Outlook) -> list[float]:
-        """When a picture begins that is behind none of those that wait, behind one, and so on."""
+    def _places(self, outlook: Outlook) -> list[Estimate]:
+        """For a picture that is behind none of those that wait, behind one, and so on."""
         waiting = outlook.drawings[outlook.num_running :]
         num_prompt = waiting[-1].num_prompt if waiting else 0
         one = Drawing("", num_rows=2, num_left=self._num_codes, num_prompt=num_prompt, context=0)
@@ -260,8 +262,8 @@ class Horizon:
         num_more = outlook.num_at_once + EXTRA_PLACES + 1
         more = [replace(one, request_id=f"\0{index}") for index in range(num_more)]
         found = forecast(outlook, self._pace, self._model, more=more)
-        # Whoever takes the place of one that waits begins when that one would have.
-        return [found[drawing.request_id].wait_s for drawing in (*waiting, *more) if found]
+        # Whoever takes the place of one that waits begins, and is done, when that one would have.
+        return [found[drawing.request_id] for drawing in (*waiting, *more) if found]
 
     def _with_room(self, outlook: Outlook, like: Drawing) -> Outlook:
         """An outlook without drawings does not say how many there may be at once."""

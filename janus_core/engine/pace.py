@@ -64,7 +64,7 @@ class Pace:
         if text.is_empty:
             return float("inf")
         base = answers if answers.rows else text
-        return max(self._slowed_s(base), self._model.step_s(text) + self._owed_s)
+        return max(self._slowed_s(base), self._model.usual_s(text) + self._owed_s)
 
     @property
     def must_draw(self) -> bool:
@@ -73,7 +73,7 @@ class Pace:
 
     def fits(self, load: StepLoad, ceiling_s: float) -> bool:
         """Whether a step of `load` stays within `ceiling_s`."""
-        return self._model.step_s(load) <= ceiling_s
+        return self._model.usual_s(load) <= ceiling_s
 
     def image_tokens(self, load: StepLoad, ceiling_s: float, *, most: int) -> int:
         """Prompt tokens of pictures that may join a step of `load`, at most `most`."""
@@ -82,8 +82,8 @@ class Pace:
     def settle(self, text: StepLoad, whole: StepLoad, *, images_want: bool) -> None:
         """Book a step: `text` of `whole` was for text. Pictures that wanted to go on are owed
         their share of it, less what they got."""
-        whole_s = self._model.step_s(whole)
-        text_s = 0.0 if text.is_empty else self._model.step_s(text)
+        whole_s = self._model.usual_s(whole)
+        text_s = 0.0 if text.is_empty else self._model.usual_s(text)
         self._text_s += text_s
         self._image_s += whole_s - text_s
         if not images_want or text.is_empty:
@@ -123,7 +123,8 @@ class Pace:
 
     def _image_time_s(self, num_images: int, pair: int, context: int) -> float:
         rows = num_images * pair
-        return self._num_codes * self._model.step_s(StepLoad(rows=rows, context=rows * context))
+        load = StepLoad(rows=rows, context=rows * context, codes=num_images)
+        return self._num_codes * self._model.step_s(load)
 
     def _slowed_s(self, load: StepLoad) -> float:
-        return self._settings.chat_slowdown * self._model.step_s(load)
+        return self._settings.chat_slowdown * self._model.usual_s(load)

@@ -102,5 +102,7 @@ class StepPlan:
 def decode_load(state: RequestState) -> StepLoad:
     """What one token for every sequence of a request costs."""
     return StepLoad(
-        rows=len(state.sequences), context=sum(len(sequence.tokens) for sequence in state.sequences)
+        rows=len(state.sequences),
+        context=sum(len(sequence.tokens) for sequence in state.sequences),
+        codes=int(state.is_image),
     )

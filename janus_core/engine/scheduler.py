@@ -58,6 +58,10 @@ class Scheduler:
     def num_waiting(self) -> int:
         return len(self._texts.waiting) + len(self._images.waiting)
 
+    def num_waiting_of(self, *, is_image: bool) -> int:
+        """Of one kind."""
+        return len((self._images if is_image else self._texts).waiting)
+
     @property
     def num_running(self) -> int:
         return len(self._texts.running) + len(self._images.running)
@@ -143,7 +147,7 @@ class Scheduler:
         assert self._pool.num_used == sum(slot.capacity for slot in slots if slot is not None), (
             "a slot in use belongs to nobody"
         )
-        for kind in self._kinds():
+        for kind in (self._texts, self._images):
             kind.waiting.check_integrity()
 
     def max_images(self, like: RequestState) -> int:
@@ -384,9 +388,6 @@ class Scheduler:
         if end == len(sequence.tokens):
             plan.sampling.append(state)
         return end - first
-
-    def _kinds(self) -> tuple[Kind, Kind]:
-        return self._texts, self._images
 
     def _kind_of(self, state: RequestState) -> Kind:
         return self._images if state.is_image else self._texts

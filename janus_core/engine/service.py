@@ -25,6 +25,7 @@ from janus_core.errors import (
     AsleepError,
     DrainingError,
     EngineDeadError,
+    JanusError,
     QueueFullError,
 )
 
@@ -33,6 +34,9 @@ RATE_DECAY = 0.9
 
 MAX_RETRY_AFTER_S = 120.0
 """OpenAI's clients wait no longer than that."""
+
+RESTART_RETRY_S = 10.0
+"""When to come back to a server that has ended: a supervisor has started the next one by then."""
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +58,7 @@ class EngineService:
         self._calls: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._live: set[str] = set()
         self._waiting = WaitingRoom(engine.settings)
-        self._error: EngineDeadError | None = None
+        self._error: JanusError | None = None
         self._is_draining = False
         self._is_asleep = False
         self._is_stopping = False
@@ -79,7 +83,7 @@ class EngineService:
         matcher = self._engine.validate(request)
         is_image = isinstance(request, ImageRequest)
         with self._changed:
-            self._check_place(request.tenant, num_bytes=num_bytes_of(request))
+            self._check_place(request.tenant, is_image=is_image, num_bytes=num_bytes_of(request))
             self._check_wait(request.tenant, is_image=is_image, patience_s=patience_s)
             assert request.id not in self._live, f"request {request.id} is live already"
             self._live.add(request.id)
@@ -87,13 +91,13 @@ class EngineService:
             self._submitted.append((request, matcher))
             self._changed.notify_all()
 
-    def check_room(self, tenant: str, *, draws: bool = False) -> None:
+    def check_room(self, tenant: str, *, draws: bool = False, patience_s: float = math.inf) -> None:
         """Raise what `submit` would for whatever this tenant sends, before anybody has looked at
         it: refusing must cost next to nothing. `draws` says that it is a picture."""
         with self._changed:
-            self._check_place(tenant, num_bytes=0)
+            self._check_place(tenant, is_image=draws, num_bytes=0)
             if draws:
-                self._check_wait(tenant, is_image=True, patience_s=math.inf)
+                self._check_wait(tenant, is_image=True, patience_s=patience_s)
 
     def cancel(self, request_id: str) -> None:
         """End a request before the next step; without effect if it has ended."""
@@ -129,7 +133,7 @@ class EngineService:
             return self._changed.wait_for(lambda: not self._live, timeout_s)
 
     def stop(self) -> None:
-        """End the thread after the step at hand; requests still alive fail with EngineDeadError."""
+        """End the thread after the step at hand; requests still alive fail with DrainingError."""
         with self._changed:
             self._is_draining = self._is_stopping = True
             self._changed.notify_all()
@@ -191,7 +195,7 @@ class EngineService:
     # ---- the engine's thread --------------------------------------------------------------------
 
     def _run(self) -> None:
-        error = EngineDeadError("The engine has failed; nothing more will be answered.")
+        error: JanusError = EngineDeadError("The engine has failed; nothing more will be answered.")
         try:
             self._engine.bind_thread()
             while self._obey():
@@ -200,7 +204,10 @@ class EngineService:
                 events = self._engine.step()
                 self._step_started_s = None
                 self._emit(events)
-            error = EngineDeadError("The server was shut down before the request was done.")
+            error = DrainingError(
+                "The server was shut down before the request was done.",
+                retry_after_s=RESTART_RETRY_S,
+            )
         except Exception:
             logger.critical("The engine has failed.", exc_info=True)
         finally:
@@ -262,7 +269,7 @@ class EngineService:
             for request_id in request_ids:
                 self._waiting.leave(request_id)
 
-    def _die(self, error: EngineDeadError) -> None:
+    def _die(self, error: JanusError) -> None:
         """Fail whatever is alive, without the engine's help: it may be what failed."""
         with self._changed:
             self._error = error
@@ -279,7 +286,7 @@ class EngineService:
 
     # ---- whether one more may wait; all with the lock held ---------------------------------------
 
-    def _check_place(self, tenant: str, *, num_bytes: int) -> None:
+    def _check_place(self, tenant: str, *, is_image: bool, num_bytes: int) -> None:
         if self._error is not None:
             raise self._error
         if self._is_draining:
@@ -289,21 +296,31 @@ class EngineService:
             )
         if self._is_asleep:
             raise AsleepError("The server is asleep.", retry_after_s=ASLEEP_RETRY_S)
-        refusal = self._waiting.refusal(tenant, num_bytes=num_bytes)
+        refusal = self._waiting.refusal(tenant, is_image=is_image, num_bytes=num_bytes)
         if refusal is not None:
             raise QueueFullError(refusal, retry_after_s=self._place_free_s())
 
     def _check_wait(self, tenant: str, *, is_image: bool, patience_s: float) -> None:
-        """Refuse what would begin too late."""
-        limit_s = min(self._engine.settings.max_queue_s, patience_s)
+        """Refuse what would begin too late, or be done too late for whoever sent it: drawing what
+        nobody waits for would make others late, too."""
         num_ahead = self._waiting.num_ahead(tenant, is_image=is_image)
-        start_s = self._engine.start_s(is_image=is_image, num_ahead=num_ahead)
-        if start_s is not None and start_s > limit_s:
-            what = "picture" if is_image else "answer"
+        place = self._engine.estimate_place(is_image=is_image, num_ahead=num_ahead)
+        if place is None:
+            return
+        what = "picture" if is_image else "answer"
+        limit_s = min(self._engine.settings.max_queue_s, patience_s)
+        if place.wait_s > limit_s:
             raise QueueFullError(
-                f"The {what} would begin in about {start_s:.1f} s, but may wait for {limit_s:.1f} "
-                "s at most.",
-                retry_after_s=_in_bounds(start_s - limit_s),
+                f"The {what} would begin in about {place.wait_s:.1f} s, but may wait for "
+                f"{limit_s:.1f} s at most.",
+                retry_after_s=_in_bounds(place.wait_s - limit_s),
+            )
+        # Who begins at once is never refused by an estimate: nothing would ever correct it.
+        if place.wait_s > 0.0 and place.remaining_s > patience_s:
+            raise QueueFullError(
+                f"The {what} would be done in about {place.remaining_s:.1f} s, but its deadline is "
+                f"in {patience_s:.1f} s.",
+                retry_after_s=_in_bounds(place.remaining_s - patience_s),
             )
 
     def _place_free_s(self) -> float:
@@ -311,8 +328,8 @@ class EngineService:
         the pace at which they did so far."""
         next_s = self._engine.next_start_s
         if next_s is None or self._engine.has_waiting_text:
-            text_s = self._engine.start_s(is_image=False, num_ahead=1)
-            text_s = self._mean_interval_s if text_s is None else text_s
+            place = self._engine.estimate_place(is_image=False, num_ahead=1)
+            text_s = self._mean_interval_s if place is None else place.wait_s
             next_s = text_s if next_s is None else min(next_s, text_s)
         return _in_bounds(next_s)
 

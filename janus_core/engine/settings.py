@@ -30,7 +30,7 @@ class EngineSettings:
     The KV pool holds `kv_positions` positions, or what fits into `kv_bytes`; with neither, room for
     `max_sequences` pictures. `max_sequences` bounds the rows of a batch (a guided picture has two),
     `step_token_budget` the tokens of a step (`tokens_per_step` if it is not given). The queue is
-    bounded by `max_waiting` requests, by `max_waiting_bytes` of what they hold, and by
+    bounded by `max_waiting` requests of each kind, by `max_waiting_bytes` of what they hold, and by
     `max_queue_s`, the forecast time until a request begins. `text_reserve` and `image_reserve` are
     the fractions of sequences and positions kept from the other kind; text borrows the pictures'
     while there is no picture, and is set back when one comes. `text_growth_tokens` is how far a
@@ -66,7 +66,7 @@ class EngineSettings:
     image_prefill_share: float = 0.25
     patience_steps: int = 256
     max_pending_previews: int = 4
-    chat_slowdown: float = 1.75
+    chat_slowdown: float = 1.5
     token_time_s: float = 0.05
     image_share: float = 0.25
     image_time_s: float = 60.0

@@ -5,17 +5,19 @@ nor what the machine is. Invariant: every predicted duration is positive and gro
 and memory is bounded however long the process runs.
 
     t(step) = a + b * rows + c * prefill tokens + d * context positions + e * runs of the tower
+              + f * codes drawn
 
 Durations are kept by *kind of step* (steps that do about the same, see `_kind_of`): of every kind
 the last `WINDOW` steps, of which the median counts. So a rare disturbance moves nothing, a lasting
 change is believed after half a window, and a thousand steps of one kind do not drown what ten of
 another said.
 
-Shape suffixes: K kinds of step, F features.
+Shape suffixes: K kinds of step, N steps of one, F features.
 """
 
 from collections import deque
 from dataclasses import dataclass, field
+from operator import mul
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +34,7 @@ HALF_LIFE_STEPS = 4096
 REFIT_STEPS = 8
 """Steps between two fits, once as many have run."""
 
-PRIOR_F = (1.0, 0.05, 0.05, 1e-4, 20.0)
+PRIOR_F = (1.0, 0.05, 0.05, 1e-4, 20.0, 0.05)
 """Costs relative to an empty step, for what was not seen yet: between what a GPU (rows and tokens
 nearly free) and a CPU with small weights (a row 0.15, a token 0.2) were found to need."""
 
@@ -43,12 +45,14 @@ PRIOR_WEIGHT = 0.01
 @dataclass(frozen=True, slots=True)
 class StepLoad:
     """What a step computes: `rows` decode one token, `prefill_tokens` do not; both attend to
-    `context` positions in all. `tower_runs` images are encoded."""
+    `context` positions in all. `tower_runs` images are encoded, and `codes` drawn, by a head of
+    their own."""
 
     rows: int = 0
     prefill_tokens: int = 0
     context: int = 0
     tower_runs: int = 0
+    codes: int = 0
 
     def __add__(self, other: "StepLoad") -> "StepLoad":
         return StepLoad(
@@ -56,7 +60,19 @@ class StepLoad:
             self.prefill_tokens + other.prefill_tokens,
             self.context + other.context,
             self.tower_runs + other.tower_runs,
+            self.codes + other.codes,
         )
+
+    def features_F(self) -> list[float]:
+        """What the costs are multiplied by."""
+        return [
+            1.0,
+            self.rows,
+            self.prefill_tokens,
+            self.context,
+            self.tower_runs,
+            self.codes,
+        ]
 
     @property
     def is_empty(self) -> bool:
@@ -72,14 +88,9 @@ class _Kind:
     last_seen: int = 0
 
     def features_F(self) -> list[float]:
-        num = len(self.loads)
-        return [
-            1.0,
-            sum(load.rows for load in self.loads) / num,
-            sum(load.prefill_tokens for load in self.loads) / num,
-            sum(load.context for load in self.loads) / num,
-            sum(load.tower_runs for load in self.loads) / num,
-        ]
+        """Of its mean step."""
+        features_NF = [load.features_F() for load in self.loads]
+        return [sum(values) / len(features_NF) for values in zip(*features_NF, strict=True)]
 
     def median_s(self) -> float:
         return sorted(self.durations_s)[len(self.durations_s) // 2]
@@ -89,7 +100,7 @@ class StepModel:
     """Call `observe` after every step, then ask for durations in seconds. Not thread-safe."""
 
     def __init__(self) -> None:
-        self._kinds: dict[tuple[int, int, int, int], _Kind] = {}
+        self._kinds: dict[tuple[int, ...], _Kind] = {}
         self._num_observed = 0
         self._costs_F: tuple[float, ...] = PRIOR_F
         self.is_measured = False
@@ -113,14 +124,16 @@ class StepModel:
 
     def step_s(self, load: StepLoad) -> float:
         """Duration of a step. Before the first one ran, in units of an empty step."""
-        base, row, token, position, tower = self._costs_F
-        return (
-            base
-            + row * load.rows
-            + token * load.prefill_tokens
-            + position * load.context
-            + tower * load.tower_runs
-        )
+        return sum(map(mul, self._costs_F, load.features_F()), start=0.0)
+
+    def usual_s(self, load: StepLoad) -> float:
+        """As `step_s`, but by what steps of its kind took, where some were seen: what is promised
+        relative to them must not depend on how well a line fits all kinds at once."""
+        kind = self._kinds.get(_kind_of(load))
+        if kind is None:
+            return self.step_s(load)
+        fitted_s = sum(map(mul, self._costs_F, kind.features_F()), start=0.0)
+        return kind.median_s() * self.step_s(load) / fitted_s
 
     def tokens_within(self, load: StepLoad, limit_s: float) -> int:
         """How many prefill tokens a step of `load` can take up without exceeding `limit_s`; 0 if
@@ -145,13 +158,15 @@ class StepModel:
         prior_F = np.array(PRIOR_F)
         prior_F *= np.median(t_K / (x_KF @ prior_F))
         # In units of the prior: `cost_F = prior_F * y_F`, and the prior says that y is 1.
-        a = np.vstack([x_KF * prior_F * (weight_K / t_K)[:, None], PRIOR_WEIGHT * np.eye(5)])
-        b = np.concatenate([weight_K, np.full(5, PRIOR_WEIGHT)])
+        a = np.vstack(
+            [x_KF * prior_F * (weight_K / t_K)[:, None], PRIOR_WEIGHT * np.eye(len(PRIOR_F))]
+        )
+        b = np.concatenate([weight_K, np.full(len(PRIOR_F), PRIOR_WEIGHT)])
         self._costs_F = tuple((prior_F * _non_negative(a, b)).tolist())
         self.is_measured = True
 
 
-def _kind_of(load: StepLoad) -> tuple[int, int, int, int]:
+def _kind_of(load: StepLoad) -> tuple[int, ...]:
     """Rows and tokens to within a quarter of their size, up to 8 exactly: whether a row more is
     dear shows between two and three rows. The context to within a factor of two."""
     return (
@@ -159,6 +174,7 @@ def _kind_of(load: StepLoad) -> tuple[int, int, int, int]:
         _grade(load.prefill_tokens),
         load.context.bit_length(),
         load.tower_runs,
+        _grade(load.codes),
     )
 
 

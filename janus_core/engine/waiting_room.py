@@ -1,8 +1,9 @@
 """Whether one more request may wait: by places and bytes, and beside other tenants.
 
 Owns what was accepted and has no slots yet; knows neither the scheduler nor time. Invariants: what
-waits never exceeds the bounds, but for a single request that is larger than all of them; and
-however many requests a tenant sends, a place is left for another one.
+waits never exceeds the bounds, but for a single request that is larger than all of them; however
+many requests a tenant sends, a place is left for another one; and pictures, each of which waits for
+seconds, take no place from text, nor text from pictures.
 """
 
 from dataclasses import dataclass
@@ -47,21 +48,24 @@ class WaitingRoom:
         """Of everything that waits."""
         return self._num_bytes
 
-    def refusal(self, tenant: str, *, num_bytes: int = 0) -> str | None:
-        """Why a request of so many bytes may not wait now, as a sentence; None if it may."""
-        num_waiting = len(self._tickets)
+    def refusal(self, tenant: str, *, is_image: bool, num_bytes: int = 0) -> str | None:
+        """Why a request of a kind and of so many bytes may not wait now, as a sentence; None if it
+        may. Places are counted by kind, bytes together."""
+        what, line = ("pictures", self._images) if is_image else ("answers", self._texts)
+        num_waiting = sum(line.values())
         if num_waiting >= self._max_places:
-            return f"{num_waiting} requests are waiting already, as many as may."
-        if num_waiting and self._num_bytes + num_bytes > self._max_bytes:
+            return f"{num_waiting} {what} are waiting already, as many as may."
+        if self._tickets and self._num_bytes + num_bytes > self._max_bytes:
             return (
                 f"The waiting requests have {self._num_bytes} bytes already; {num_bytes} more "
                 f"would exceed {self._max_bytes}."
             )
-        if not tenant or not num_waiting:
+        num_own = line.get(tenant, 0)
+        if not tenant or not self._tickets:
             return None
+        if num_own and num_own >= TENANT_SHARE * (self._max_places - num_waiting):
+            return f"{num_own} {what} of this key are waiting already, as many as may."
         own = [ticket.num_bytes for ticket in self._tickets.values() if ticket.tenant == tenant]
-        if len(own) >= max(1, TENANT_SHARE * (self._max_places - num_waiting)):
-            return f"{len(own)} requests of this key are waiting already, as many as may."
         left = self._max_bytes - self._num_bytes - num_bytes
         if own and sum(own) + num_bytes > TENANT_SHARE * left:
             return "The waiting requests of this key have as many bytes as they may."

@@ -171,7 +171,7 @@ def test_an_idle_engine_knows_how_many_it_can_draw_at_once() -> None:
     horizon = horizon_of(house)
     one, two = horizon.of_more(1), horizon.of_more(2)
     assert two.wait_s == pytest.approx(one.remaining_s, rel=0.05)
-    assert horizon.start_s(1, is_image=True) == pytest.approx(two.wait_s, rel=0.05)
+    assert horizon.of_place(1, is_image=True).wait_s == pytest.approx(two.wait_s, rel=0.05)
 
 
 @pytest.mark.parametrize("num_waiting", [0, 1, 6])
@@ -186,7 +186,7 @@ def test_whoever_comes_begins_when_it_was_said(num_waiting: int) -> None:
         horizon = horizon_of(house)
         seen = outlook(house)
         horizon.look(lambda time_s, seen=seen: replace(seen, time_s=time_s), num_images=2)
-        said_s = horizon.start_s(num_ahead, is_image=True)
+        said_s = horizon.of_place(num_ahead, is_image=True).wait_s
         now_s = house.now_s
         more = max(0, num_ahead - num_waiting)
         house.add(*[image(f"m{n}", 12, first=300 + 15 * n) for n in range(more)])
@@ -197,7 +197,7 @@ def test_whoever_comes_begins_when_it_was_said(num_waiting: int) -> None:
         if num_ahead in (num_waiting, num_waiting + 20):
             one_s = NUM_CODES * cpu(StepLoad(rows=4, context=100))
             assert said_s == pytest.approx(house.now_s - now_s, rel=0.15, abs=0.5 * one_s)
-    starts_s = [horizon.start_s(n, is_image=True) for n in range(num_waiting + 30)]
+    starts_s = [horizon.of_place(n, is_image=True).wait_s for n in range(num_waiting + 30)]
     # The clock goes on while they are asked for.
     assert all(after > before - 0.01 for before, after in pairwise(starts_s))
     assert starts_s[-1] > starts_s[0] + 5.0

@@ -88,6 +88,36 @@ def test_a_fixed_chunk_wins_over_the_measured_one() -> None:
     assert plan.num_prefill_tokens == 5
 
 
+def heads(load: StepLoad) -> float:
+    """Reading the weights of either head once costs more than any row: no sum of rows says so."""
+    words = load.rows - 2 * load.codes
+    return 0.02 * min(1, words) + 0.03 * min(1, load.codes) + 1e-3 * (load.rows + 1)
+
+
+def test_what_is_promised_does_not_depend_on_how_well_a_line_fits() -> None:
+    """A picture more than doubles a step, so it goes on by its share only."""
+    house = Clock(heads)
+    house.add(*[image(f"i{n}", 12, first=60 + 20 * n) for n in range(4)])
+    for _ in range(5):
+        house.tick()
+    house.add(text("t", 2, max_tokens=100))
+    plans = [house.step() for _ in range(60)]
+    mixed = [plan for plan in plans if plan.load.codes]
+    assert len(mixed) <= 20
+    model = house.scheduler._pace._model
+    alone = StepLoad(rows=1, context=60)
+    assert model.usual_s(alone) == pytest.approx(heads(alone), rel=0.05)
+    assert model.usual_s(StepLoad(rows=3, codes=1, context=90)) > 1.75 * model.usual_s(alone)
+
+
+def test_a_kind_of_step_that_was_never_seen_is_estimated() -> None:
+    model = StepModel()
+    unseen = StepLoad(rows=7, context=70)
+    assert model.usual_s(unseen) == model.step_s(unseen)
+    model.observe(StepLoad(rows=1, context=10), 0.01)
+    assert model.usual_s(unseen) == model.step_s(unseen)
+
+
 def test_an_image_paused_keeps_its_slots_and_loses_no_code() -> None:
     house = Clock(dear_rows)
     house.add(image("i", 12))

@@ -24,13 +24,15 @@ from hypothesis.stateful import (
 
 from janus_core.engine.fair_queue import FairQueue
 from janus_core.engine.plan import StepPlan
+from janus_core.engine.request import ImageRequest
 from janus_core.engine.scheduler import Scheduler
 from janus_core.engine.sequence import RequestState
 from janus_core.engine.slots import Prefix, Slot, SlotPool
 from janus_core.engine.waiting_room import WaitingRoom
 from tests.core.engine.house import NUM_CODES, House, image, seen, text
 
-MAX_WAITING = 12
+MAX_WAITING = 6
+"""Of either kind."""
 PATIENCE_STEPS = 20
 LONGEST = 60
 MAX_WAIT_STEPS = 1200
@@ -64,7 +66,8 @@ class World(House):
 
     def arrive(self, request, deadline_steps: int | None) -> None:
         """Admit a request if the bounds allow."""
-        if self.room.refusal(request.tenant) is not None:
+        is_image = isinstance(request, ImageRequest)
+        if self.room.refusal(request.tenant, is_image=is_image) is not None:
             assert self.room.num_waiting > 0, "an empty room refuses"
             return
         self.room.enter(request)
@@ -247,7 +250,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @invariant()
     def everybody_waits_or_runs(self) -> None:
         world = self.world
-        kinds = world.scheduler._kinds()
+        kinds = (world.scheduler._texts, world.scheduler._images)
         waiting = [state.id for kind in kinds for state in kind.waiting]
         running = [state.id for kind in kinds for state in kind.running]
         listed = waiting + running
@@ -257,11 +260,12 @@ class SchedulerMachine(RuleBasedStateMachine):
     @invariant()
     def the_queue_is_bounded(self) -> None:
         world = self.world
-        assert world.room.num_waiting <= MAX_WAITING
+        unstarted = [s for s in world.live if s.id not in world.started_at]
+        num_images = sum(state.is_image for state in unstarted)
+        assert max(num_images, len(unstarted) - num_images) <= MAX_WAITING
         assert world.room.num_bytes <= world.settings.max_waiting_bytes or (
             world.room.num_waiting == 1
         )
-        unstarted = [s for s in world.live if s.id not in world.started_at]
         assert world.room.num_waiting == len(unstarted), "the room counts others than who waits"
 
     @invariant()

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from janus_core.engine.events import Failed, Finished, Preview, TextDelta
+from janus_core.engine.forecast import Estimate
 from janus_core.engine.request import SamplingParams
 from janus_core.engine.service import EngineService
 from janus_core.errors import (
@@ -236,9 +237,9 @@ def test_draining_gives_up_in_time_and_stopping_fails_the_rest(
     assert house.service.healthy
     house.service.stop()
     assert isinstance(house.log["t"].end, Failed)
-    assert isinstance(house.log["t"].end.error, EngineDeadError)
+    assert isinstance(house.log["t"].end.error, DrainingError)
     assert not house.service.healthy
-    with pytest.raises(EngineDeadError):
+    with pytest.raises(DrainingError):
         house.service.submit(requests_for.text("u"))
 
 
@@ -372,11 +373,11 @@ class Forecast:
     """An engine's forecast, played."""
 
     def __init__(self, house: House, monkeypatch: pytest.MonkeyPatch, *, each_s: float) -> None:
-        def start_s(_, *, is_image: bool, num_ahead: int) -> float:
+        def estimate_place(_, *, is_image: bool, num_ahead: int) -> Estimate:
             assert is_image
-            return each_s * num_ahead
+            return Estimate(num_ahead, each_s * num_ahead, each_s * (num_ahead + 1))
 
-        monkeypatch.setattr(type(house.engine), "start_s", start_s)
+        monkeypatch.setattr(type(house.engine), "estimate_place", estimate_place)
 
 
 def test_what_would_begin_too_late_is_refused_and_told_when_to_come_back(
@@ -398,11 +399,28 @@ def test_nobody_waits_for_what_would_begin_behind_its_deadline(
 ) -> None:
     house = House(requests_for)
     Forecast(house, monkeypatch, each_s=10.0)
-    house.service.submit(requests_for.image("i0"), patience_s=1.0)
+    house.service.submit(requests_for.image("i0"), patience_s=1.0)  # begins at once
     house.service.submit(requests_for.image("i1"))
     with pytest.raises(QueueFullError):
         house.service.submit(requests_for.image("i2"), patience_s=15.0)
-    house.service.submit(requests_for.image("i2"), patience_s=21.0)
+    house.service.submit(requests_for.image("i2"), patience_s=31.0)
+    house.service.stop()
+
+
+def test_nobody_waits_for_what_would_be_done_behind_its_deadline(
+    requests_for: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it is read as well."""
+    house = House(requests_for)
+    Forecast(house, monkeypatch, each_s=10.0)
+    house.service.submit(requests_for.image("i0"))
+    with pytest.raises(QueueFullError) as refusal:
+        house.service.submit(requests_for.image("i1"), patience_s=18.0)
+    assert "would be done in about 20.0 s" in refusal.value.message
+    assert refusal.value.retry_after_s == pytest.approx(2.0)
+    with pytest.raises(QueueFullError):
+        house.service.check_room("", draws=True, patience_s=18.0)
+    house.service.check_room("", draws=True, patience_s=21.0)
     house.service.stop()
 
 

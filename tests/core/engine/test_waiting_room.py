@@ -17,7 +17,7 @@ def room_of(num_places: int = 8, *, num_bytes: int = 2**20) -> WaitingRoom:
 def fill(room: WaitingRoom, tenant: str, *, most: int = 1000) -> int:
     """Let a tenant's requests wait until one is refused; how many do."""
     for number in range(most):
-        if room.refusal(tenant) is not None:
+        if room.refusal(tenant, is_image=False) is not None:
             return number
         room.enter(text(f"{tenant}-{room.num_waiting}", tenant=tenant))
     return most
@@ -26,7 +26,21 @@ def fill(room: WaitingRoom, tenant: str, *, most: int = 1000) -> int:
 def test_without_names_the_whole_queue_is_everybodys() -> None:
     room = room_of(8)
     assert fill(room, "") == 8
-    assert "8 requests are waiting already" in room.refusal("")
+    assert "8 answers are waiting already" in room.refusal("", is_image=False)
+
+
+def test_pictures_and_text_take_no_places_from_each_other() -> None:
+    """Of nobody and of a tenant; bytes are counted together."""
+    for tenant, most in (("", 8), ("a", 6)):
+        room = room_of(8)
+        assert fill(room, tenant) == most
+        for number in range(most):
+            assert room.refusal(tenant, is_image=True) is None
+            room.enter(image(f"i{number}", tenant=tenant))
+        assert "pictures" in room.refusal(tenant, is_image=True)
+        room.leave("i0")
+        assert room.refusal(tenant, is_image=True) is None
+        assert room.refusal(tenant, is_image=False) is not None
 
 
 def test_one_tenant_leaves_places_to_others_and_they_to_yet_others() -> None:
@@ -49,7 +63,7 @@ def test_a_place_is_free_again_once_its_request_begins_or_ends() -> None:
     room.leave("a-0")
     room.leave("unknown")
     assert room.num_waiting == 2
-    assert room.refusal("a") is None
+    assert room.refusal("a", is_image=False) is None
 
 
 def test_bytes_count() -> None:
@@ -58,31 +72,31 @@ def test_bytes_count() -> None:
     assert each > 3 * 8 * 8 * 4
     room = room_of(100, num_bytes=3 * each)
     for number in range(3):
-        assert room.refusal("", num_bytes=each) is None
+        assert room.refusal("", is_image=False, num_bytes=each) is None
         room.enter(text(f"t{number}", 40, images=(seen(1),)))
     assert room.num_bytes == 3 * each
-    assert "bytes" in room.refusal("", num_bytes=each)
+    assert "bytes" in room.refusal("", is_image=False, num_bytes=each)
     room.leave("t1")
-    assert room.refusal("", num_bytes=each) is None
+    assert room.refusal("", is_image=False, num_bytes=each) is None
 
 
 def test_what_is_larger_than_the_room_waits_alone() -> None:
     """It could never wait otherwise, whenever its client comes back."""
     room = room_of(num_bytes=100)
-    assert room.refusal("a", num_bytes=10**6) is None
+    assert room.refusal("a", is_image=False, num_bytes=10**6) is None
     room.enter(text("t", 40, tenant="a"))
-    assert room.refusal("a", num_bytes=10**6) is not None
+    assert room.refusal("a", is_image=False, num_bytes=10**6) is not None
 
 
 def test_bytes_are_left_to_others_too() -> None:
     each = num_bytes_of(text("t"))
     room = room_of(1000, num_bytes=8 * each)
     num = 0
-    while room.refusal("a", num_bytes=each) is None:
+    while room.refusal("a", is_image=False, num_bytes=each) is None:
         room.enter(text(f"a{num}", tenant="a"))
         num += 1
     assert num == 6
-    assert room.refusal("b", num_bytes=each) is None
+    assert room.refusal("b", is_image=False, num_bytes=each) is None
 
 
 def test_a_pair_holds_both_prompts_and_its_codes() -> None:
@@ -119,7 +133,7 @@ def test_the_books_are_right_whoever_comes_and_goes(script: list[tuple[str, bool
     inside: list[str] = []
     for number, (tenant, leaves) in enumerate(script):
         request = text(f"r{number}", tenant=tenant)
-        if room.refusal(tenant, num_bytes=num_bytes_of(request)) is None:
+        if room.refusal(tenant, is_image=False, num_bytes=num_bytes_of(request)) is None:
             room.enter(request)
             inside.append(request.id)
         if leaves and inside:
