@@ -89,25 +89,23 @@ def test_a_fixed_chunk_wins_over_the_measured_one() -> None:
 
 
 def heads(load: StepLoad) -> float:
-    """Reading the weights of either head once costs more than any row: no sum of rows says so."""
+    """Either head's weights are read once, however many rows there are: no sum of rows says so."""
     words = load.rows - 2 * load.codes
-    return 0.02 * min(1, words) + 0.03 * min(1, load.codes) + 1e-3 * (load.rows + 1)
+    return 0.03 * min(1, words) + 0.03 * min(1, load.codes) + 1e-3 * (load.rows + 1)
 
 
 def test_what_is_promised_does_not_depend_on_how_well_a_line_fits() -> None:
-    """A picture more than doubles a step, so it goes on by its share only."""
+    """A picture doubles a step, so it goes on by its share, a quarter of the time."""
     house = Clock(heads)
-    house.add(*[image(f"i{n}", 12, first=60 + 20 * n) for n in range(4)])
-    for _ in range(5):
+    house.add(text("first", 2, max_tokens=20))
+    house.run()
+    house.add(*[image(f"i{n}", 12, first=60 + 20 * n) for n in range(12)])
+    for _ in range(12):
         house.tick()
-    house.add(text("t", 2, max_tokens=100))
-    plans = [house.step() for _ in range(60)]
-    mixed = [plan for plan in plans if plan.load.codes]
-    assert len(mixed) <= 20
-    model = house.scheduler._pace._model
-    alone = StepLoad(rows=1, context=60)
-    assert model.usual_s(alone) == pytest.approx(heads(alone), rel=0.05)
-    assert model.usual_s(StepLoad(rows=3, codes=1, context=90)) > 1.75 * model.usual_s(alone)
+    house.add(text("t", 2, max_tokens=150, first=400))
+    loads = [house.step().load for _ in range(150)]
+    mixed = [load for load in loads if load.codes and load.rows > 2 * load.codes]
+    assert 20 <= len(mixed) <= 40
 
 
 def test_a_kind_of_step_that_was_never_seen_is_estimated() -> None:
