@@ -167,9 +167,9 @@ class Engine:
         return self._executor.beat_s
 
     @property
-    def num_waiting(self) -> int:
-        """Requests without slots."""
-        return self._scheduler.num_waiting
+    def render_beat_s(self) -> float | None:
+        """As `beat_s`, for the renderer; None while it has nothing to do. Thread-safe."""
+        return self._renderer.beat_s
 
     @property
     def is_rendering_only(self) -> bool:

@@ -69,6 +69,10 @@ class Renderer(Protocol):
     def poll(self) -> list[Rendered]:
         """The results since the last call, in order."""
 
+    @property
+    def beat_s(self) -> float | None:
+        """When the job at hand began, on the monotonic clock; None between jobs. Thread-safe."""
+
     def attach(self, model: JanusModel) -> None:
         """Go on with this network, once nobody wants a picture any more."""
 
@@ -77,7 +81,10 @@ class Renderer(Protocol):
 
 
 class InlineRenderer:
-    """Renders when polled, in the caller's thread: deterministic, for tests and offline use."""
+    """Renders when polled, in the caller's thread: deterministic, for tests and offline use. Its
+    jobs are part of the step."""
+
+    beat_s = None
 
     def __init__(self, model: JanusModel) -> None:
         self._model = model
@@ -111,6 +118,7 @@ class ThreadedRenderer:
         self._results: queue.SimpleQueue[Rendered] = queue.SimpleQueue()
         self._num_pending = 0
         self._is_closing = False
+        self._beat_s: float | None = None
         self._thread = threading.Thread(target=self._run, name="render", daemon=True)
         self._thread.start()
 
@@ -128,6 +136,10 @@ class ThreadedRenderer:
         self._num_pending -= len(results)
         return results
 
+    @property
+    def beat_s(self) -> float | None:
+        return self._beat_s
+
     def attach(self, model: JanusModel) -> None:
         self._model = model
 
@@ -140,8 +152,10 @@ class ThreadedRenderer:
         enter_background()
         with _stream_of_its_own(self._model.device):
             while (job := self._jobs.get()) is not None and not self._is_closing:
+                self._beat_s = time.monotonic()
                 for rendered in render_all(self._model, [job, *self._more()]):
                     self._results.put(rendered)
+                self._beat_s = None
                 self._on_rendered()
 
     def _more(self) -> list[RenderJob]:

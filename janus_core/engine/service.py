@@ -153,21 +153,18 @@ class EngineService:
 
     @property
     def beat_s(self) -> float | None:
-        """When the pass at hand began, on the monotonic clock; None between steps. A step that is
-        repeated in parts beats at each of them, a hung device no more."""
+        """When the oldest of the passes at hand began, the step's or the renderer's, on the
+        monotonic clock; None if there is none. A step that is repeated in parts beats at each of
+        them, a hung device no more."""
         started_s = self._step_started_s
-        return None if started_s is None else max(started_s, self._engine.beat_s)
+        step_s = None if started_s is None else max(started_s, self._engine.beat_s)
+        beats_s = [each for each in (step_s, self._engine.render_beat_s) if each is not None]
+        return min(beats_s, default=None)
 
     @property
     def is_asleep(self) -> bool:
         """Whether new work is refused because the engine sleeps, or is about to."""
         return self._is_asleep
-
-    @property
-    def step_age_s(self) -> float:
-        """How long the pass at hand has been running, 0 between steps."""
-        beat_s = self.beat_s
-        return 0.0 if beat_s is None else time.monotonic() - beat_s
 
     @property
     def num_live(self) -> int:

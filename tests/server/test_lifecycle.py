@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from janus_core.engine import render
 from server import dispatch
 from tests.serving import ROOT, ServerInThread, server_process, wait_until
 
@@ -180,6 +181,22 @@ def test_a_dead_engine_shows_at_once_and_nobody_waits(
         assert client.get("/livez").status_code == 503
         late = client.post("/v1/chat/completions", json=LONG)
         assert (late.status_code, late.json()["error"]["code"]) == (503, "engine_dead")
+
+
+def test_nobody_waits_for_a_renderer_that_hangs(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+):
+    gate, decode = threading.Event(), render._decode
+    monkeypatch.setattr(render, "_decode", lambda *args: (gate.wait(60), decode(*args))[1])
+    house = ServerInThread(model=str(tiny_checkpoint), max_step_s=2)
+    with house as server, server.client() as client:
+        reply = client.post("/v1/images/generations", json={"prompt": "a red circle"})
+        assert (reply.status_code, reply.json()["error"]["code"]) == (503, "engine_dead")
+        assert client.get("/readyz").json() == {"status": "engine hung"}
+        gate.set()
+        wait_until(lambda: client.get("/readyz").status_code == 200)
+        reply = client.post("/v1/images/generations", json={"prompt": "a red circle"})
+        assert reply.status_code == 200
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
+from janus_core.engine import render
 from janus_core.engine.events import Failed, Finished, Preview, TextDelta
 from janus_core.engine.forecast import Estimate
 from janus_core.engine.request import SamplingParams
@@ -97,9 +98,36 @@ def test_it_sleeps_when_there_is_nothing_to_do(house: House, requests_for: Reque
     num_steps = house.service.stats().num_steps
     time.sleep(0.05)
     assert house.service.stats().num_steps == num_steps
-    assert house.service.step_age_s == 0.0
+    assert house.service.beat_s is None
     house.service.submit(requests_for.text("u"))
     house.wait(house.has("u", Finished))
+
+
+def test_a_renderer_that_hangs_does_not_beat(
+    house: House, requests_for: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While steps go on, and when nothing else is left to do."""
+    gate, begun = threading.Event(), threading.Event()
+    decode = render._decode
+
+    def hang(*args: object) -> list:
+        begun.set()
+        gate.wait(TIMEOUT_S)
+        return decode(*args)
+
+    monkeypatch.setattr(render, "_decode", hang)
+    house.service.submit(requests_for.image("i"))
+    house.service.submit(requests_for.text("t", max_tokens=40, sampling=LONG))
+    assert begun.wait(TIMEOUT_S)
+    beat_s = house.service.beat_s
+    assert beat_s is not None
+    house.wait(house.has("t", Finished))
+    time.sleep(0.05)
+    assert house.service.beat_s == house.engine.render_beat_s
+    assert house.service.beat_s >= beat_s
+    gate.set()
+    house.wait(house.has("i", Finished))
+    assert house.engine.render_beat_s is None
 
 
 def test_cancelling_ends_a_running_request(house: House, requests_for: Requests) -> None:
