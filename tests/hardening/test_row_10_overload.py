@@ -12,7 +12,7 @@ import pytest
 
 from tests.hardening.target import Target
 
-CHAT, IMAGES = "/v1/chat/completions", "/v1/images/generations"
+CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 LONG = {
     "messages": [{"role": "user", "content": "hello"}],
     "ignore_eos": True,
@@ -63,7 +63,7 @@ async def test_what_fits_is_answered_and_the_rest_refused_at_once(small: Target)
         accepted = await fill(small, client)
         took_s = []
         for number in range(40):
-            reply, refused_s = await post(client, IMAGES if number % 2 else CHAT, LONG)
+            reply, refused_s = await post(client, RESPONSES if number % 2 else CHAT, LONG)
             if all(task.done() for task in accepted):
                 break
             assert reply.status_code in (200, 400, 429)
