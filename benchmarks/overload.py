@@ -45,6 +45,7 @@ IN_FLIGHT = 24
 """Clients that keep the server busy while its capacity is measured."""
 
 MUCH_LONGER = 1.5
+CALM_S = 2.0
 FLOOD = 100
 NUM_QUESTIONS = 60
 RESULTS = Path(__file__).parent / "results"
@@ -214,9 +215,10 @@ def phase_figures(
 def recovery_s(
     outcomes: Sequence[Outcome], *, before: tuple[float, float], begin_s: float
 ) -> float:
-    """How long after the crowd has left a client is last refused, or waits for much longer than any
-    did in the phase `before` (begin and end) of the same load. Much is half as long again: of two
-    phases of equal load, one has the longest wait."""
+    """When, after the crowd has left, the first `CALM_S` begin in which no client is refused or
+    waits for much longer than any did in the phase `before` (begin and end) of the same load. Much
+    is half as long again: of two phases of equal load, one has the longest wait. What comes later
+    is that load's own: requests that arrive at random come in bursts, before the crowd as well."""
     usual = {
         kind: MUCH_LONGER
         * max(
@@ -225,12 +227,17 @@ def recovery_s(
         )
         for kind in ("chat", "picture")
     }
-    bad = [
+    late_s = sorted(
         o.sent_s - begin_s
         for o in outcomes
         if o.sent_s >= begin_s and (o.status != 200 or o.took_s > usual[o.kind])
-    ]
-    return max(bad, default=0.0)
+    )
+    calm_since_s = 0.0
+    for each_s in late_s:
+        if each_s - calm_since_s >= CALM_S:
+            break
+        calm_since_s = each_s
+    return calm_since_s
 
 
 def quantile(ascending: Sequence[float], share: float) -> float:
