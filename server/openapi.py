@@ -10,8 +10,16 @@ from fastapi import FastAPI
 
 from server.schemas.common import ErrorBody
 
+EVENT = {
+    "type": "object",
+    "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+    "required": ["data"],
+}
+"""OpenAPI before 3.2 has no word for the items of a stream: tools take the schema of a stream for
+that of each event, as server-sent events are parsed."""
+
 STREAMED: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+    200: {"content": {"text/event-stream": {"schema": EVENT}}}
 }
 """For a route that answers at once or, on request, as a stream of events."""
 
