@@ -1,5 +1,5 @@
 # make serve    start the server (embedded weights unless JANUS_MODEL or ARGS say otherwise)
-# make test     lint, types and tests; .ci/run runs it, then test-clients, test-hardening and test-ui
+# make test     lint, types and tests; .ci/run runs it, then test-clients, test-hardening, test-teeth and test-ui
 # Every target creates .venv when it is missing and installs pinned versions into it, once.
 
 PYTHON ?= python3.11
