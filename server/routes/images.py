@@ -32,7 +32,7 @@ router = APIRouter(route_class=JsonRoute, tags=["images"])
 
 @router.post(
     "/v1/images/generations",
-    response_model=ImagesReply,
+    response_model=ImagesReply | EstimateReply,
     responses=STREAMED,
 )
 async def create_image(body: ImageGenerationRequest, request: Request) -> Response:
