@@ -16,7 +16,7 @@ Shape suffixes: K kinds of step, N steps of one, F features.
 """
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from operator import mul
 
 import numpy as np
@@ -63,41 +63,53 @@ class StepLoad:
             self.codes + other.codes,
         )
 
-    def features_F(self) -> list[float]:
+    def features_F(self) -> tuple[float, ...]:
         """What the costs are multiplied by."""
-        return [
+        return (
             1.0,
             self.rows,
             self.prefill_tokens,
             self.context,
             self.tower_runs,
             self.codes,
-        ]
+        )
 
     @property
     def is_empty(self) -> bool:
         return not (self.rows or self.prefill_tokens)
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class _Typical:
+    """Of the last steps of a kind: the mean of the features, the median of the durations."""
+
+    features_F: tuple[float, ...]
+    duration_s: float
+
+
 class _Kind:
     """The last steps of one kind; `last_seen` is the number of the newest."""
 
-    loads: deque[StepLoad] = field(default_factory=lambda: deque(maxlen=WINDOW))
-    durations_s: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
-    last_seen: int = 0
+    def __init__(self) -> None:
+        self._features_NF: deque[tuple[float, ...]] = deque(maxlen=WINDOW)
+        self._durations_s: deque[float] = deque(maxlen=WINDOW)
+        self.last_seen = 0
+        self.typical = _Typical((), 0.0)
+        """Replaced as a whole, so that other threads may read it."""
 
-    def features_F(self) -> list[float]:
-        """Of its mean step."""
-        features_NF = [load.features_F() for load in self.loads]
-        return [sum(values) / len(features_NF) for values in zip(*features_NF, strict=True)]
-
-    def median_s(self) -> float:
-        return sorted(self.durations_s)[len(self.durations_s) // 2]
+    def note(self, load: StepLoad, duration_s: float, *, number: int) -> None:
+        """Step `number` was of this kind."""
+        self._features_NF.append(load.features_F())
+        self._durations_s.append(duration_s)
+        self.last_seen = number
+        num = len(self._durations_s)
+        means = (sum(values) / num for values in zip(*self._features_NF, strict=True))
+        self.typical = _Typical(tuple(means), sorted(self._durations_s)[num // 2])
 
 
 class StepModel:
-    """Call `observe` after every step, then ask for durations in seconds. Not thread-safe."""
+    """Call `observe` after every step, from one thread, and ask for durations in seconds from
+    any."""
 
     def __init__(self) -> None:
         self._kinds: dict[tuple[int, ...], _Kind] = {}
@@ -111,20 +123,17 @@ class StepModel:
             return
         self._num_observed += 1
         key = _kind_of(load)
-        kind = self._kinds.get(key)
-        if kind is None:
-            if len(self._kinds) >= MAX_KINDS:
-                del self._kinds[min(self._kinds, key=lambda k: self._kinds[k].last_seen)]
-            kind = self._kinds[key] = _Kind()
-        kind.loads.append(load)
-        kind.durations_s.append(duration_s)
-        kind.last_seen = self._num_observed
+        kind = self._kinds.get(key) or _Kind()
+        kind.note(load, duration_s, number=self._num_observed)
+        if key not in self._kinds and len(self._kinds) >= MAX_KINDS:
+            del self._kinds[min(self._kinds, key=lambda k: self._kinds[k].last_seen)]
+        self._kinds[key] = kind
         if self._num_observed <= REFIT_STEPS or self._num_observed % REFIT_STEPS == 0:
             self._fit()
 
     def step_s(self, load: StepLoad) -> float:
         """Duration of a step. Before the first one ran, in units of an empty step."""
-        return sum(map(mul, self._costs_F, load.features_F()), start=0.0)
+        return _product(self._costs_F, load.features_F())
 
     def usual_s(self, load: StepLoad) -> float:
         """As `step_s`, but by what steps of its kind took, where some were seen: what is promised
@@ -132,8 +141,9 @@ class StepModel:
         kind = self._kinds.get(_kind_of(load))
         if kind is None:
             return self.step_s(load)
-        fitted_s = sum(map(mul, self._costs_F, kind.features_F()), start=0.0)
-        return kind.median_s() * self.step_s(load) / fitted_s
+        typical, costs_F = kind.typical, self._costs_F
+        fitted_s = _product(costs_F, typical.features_F)
+        return typical.duration_s * _product(costs_F, load.features_F()) / fitted_s
 
     def tokens_within(self, load: StepLoad, limit_s: float) -> int:
         """How many prefill tokens a step of `load` can take up without exceeding `limit_s`; 0 if
@@ -151,8 +161,8 @@ class StepModel:
         The prior, in the unit that the medians give it, holds what the steps do not determine.
         """
         kinds = list(self._kinds.values())
-        x_KF = np.array([kind.features_F() for kind in kinds])
-        t_K = np.array([kind.median_s() for kind in kinds])
+        x_KF = np.array([kind.typical.features_F for kind in kinds])
+        t_K = np.array([kind.typical.duration_s for kind in kinds])
         age_K = self._num_observed - np.array([kind.last_seen for kind in kinds])
         weight_K = np.sqrt(0.5 ** (age_K / HALF_LIFE_STEPS))
         prior_F = np.array(PRIOR_F)
@@ -164,6 +174,10 @@ class StepModel:
         b = np.concatenate([weight_K, np.full(len(PRIOR_F), PRIOR_WEIGHT)])
         self._costs_F = tuple((prior_F * _non_negative(a, b)).tolist())
         self.is_measured = True
+
+
+def _product(costs_F: tuple[float, ...], features_F: tuple[float, ...]) -> float:
+    return sum(map(mul, costs_F, features_F), start=0.0)
 
 
 def _kind_of(load: StepLoad) -> tuple[int, ...]:

@@ -2,6 +2,8 @@
 
 import math
 import statistics
+import sys
+import threading
 from collections.abc import Callable
 
 import pytest
@@ -106,6 +108,26 @@ def test_what_is_promised_does_not_depend_on_how_well_a_line_fits() -> None:
     loads = [house.step().load for _ in range(150)]
     mixed = [load for load in loads if load.codes and load.rows > 2 * load.codes]
     assert 20 <= len(mixed) <= 40
+
+
+def test_durations_may_be_asked_for_while_steps_are_observed() -> None:
+    """By whoever wants to know how long a picture takes: the forecast is any thread's."""
+    model, load, is_over = StepModel(), StepLoad(rows=3, context=90, codes=1), threading.Event()
+
+    def observe() -> None:
+        while not is_over.is_set():
+            model.observe(load, 0.01)
+
+    engine, before_s = threading.Thread(target=observe), sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    engine.start()
+    try:
+        durations_s = [model.usual_s(load) for _ in range(20_000)]
+    finally:
+        sys.setswitchinterval(before_s)
+        is_over.set()
+        engine.join()
+    assert durations_s[-1] == pytest.approx(0.01)
 
 
 def test_a_kind_of_step_that_was_never_seen_is_estimated() -> None:
