@@ -92,6 +92,9 @@ class AsleepError(CapacityError):
 ASLEEP_RETRY_S = 30.0
 """When to ask a sleeping server again: nothing tells when somebody will wake it."""
 
+RESTART_RETRY_S = 10.0
+"""When to come back to an engine that is gone: a supervisor has started the next one by then."""
+
 
 class QueuedTooLongError(CapacityError):
     """The request's deadline passed before it began."""

@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from janus_core.errors import (
+    RESTART_RETRY_S,
     AbortedError,
     AsleepError,
     CapacityError,
@@ -41,9 +42,6 @@ PERMISSION = "permission_error"
 RATE_LIMIT = "rate_limit_error"
 SERVER_ERROR = "server_error"
 UNAVAILABLE = "service_unavailable"
-
-RESTART_S = 10.0
-"""When to come back to an engine that is gone: a supervisor has started the next one by then."""
 
 _INTERNAL_MESSAGE = "The server failed to answer; its log has the reason."
 
@@ -125,7 +123,7 @@ _BY_CLASS: Mapping[type, _Row] = {
         500, SERVER_ERROR, "step_failed", False, "The engine failed to compute this request."
     ),
     TransientStepError: _Row(503, UNAVAILABLE, "server_is_overloaded", True),
-    EngineDeadError: _Row(503, UNAVAILABLE, "engine_dead", True, retry_after_s=RESTART_S),
+    EngineDeadError: _Row(503, UNAVAILABLE, "engine_dead", True, retry_after_s=RESTART_RETRY_S),
     # Ended on purpose: whoever did it does not want it to come again at once.
     AbortedError: _Row(503, UNAVAILABLE, "aborted", False),
     JanusError: _Row(500, SERVER_ERROR, "internal_error", False, _INTERNAL_MESSAGE),

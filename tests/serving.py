@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -77,6 +77,24 @@ class ServerInThread:
         stats = dispatcher.service.stats()
         live = (dispatcher.service.num_live, len(dispatcher._handles), stats.num_running)
         return (*live, stats.kv_usage) == (0, 0, 0, 0)
+
+
+@contextmanager
+def repeating(action: Callable[[], object], *, every_s: float) -> Iterator[None]:
+    """Do something again and again, in a thread, while the body runs."""
+    is_over = threading.Event()
+
+    def repeat() -> None:
+        while not is_over.wait(every_s):
+            action()
+
+    thread = threading.Thread(target=repeat)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 def wait_until(condition, timeout_s: float = START_S) -> None:

@@ -22,6 +22,7 @@ from janus_core.engine.stats import EngineStats
 from janus_core.engine.waiting_room import WaitingRoom, num_bytes_of
 from janus_core.errors import (
     ASLEEP_RETRY_S,
+    RESTART_RETRY_S,
     AsleepError,
     DrainingError,
     EngineDeadError,
@@ -34,9 +35,6 @@ RATE_DECAY = 0.9
 
 MAX_RETRY_AFTER_S = 120.0
 """OpenAI's clients wait no longer than that."""
-
-RESTART_RETRY_S = 10.0
-"""When to come back to a server that has ended: a supervisor has started the next one by then."""
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,6 @@ bomb checks that Pillow 13 mended).
 
 import base64
 import io
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ import pytest
 from PIL import Image
 
 from tests.hardening.target import MIB, Target, png_bytes
+from tests.serving import repeating
 
 CHAT, ASK, EDITS, ENCODE = (
     "/v1/chat/completions", "/v1/ask", "/v1/images/edits", "/v1/images/encode",
@@ -48,19 +48,9 @@ def data_url(file: bytes) -> str:
 @contextmanager
 def watched_rss(target: Target) -> Iterator[list[int]]:
     """What the server held meanwhile, sampled."""
-    seen, stop = [target.rss_bytes()], threading.Event()
-
-    def watch() -> None:
-        while not stop.wait(0.005):
-            seen.append(target.rss_bytes())
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
+    seen = [target.rss_bytes()]
+    with repeating(lambda: seen.append(target.rss_bytes()), every_s=0.005):
         yield seen
-    finally:
-        stop.set()
-        thread.join()
 
 
 def refusals(target: Target, file: bytes) -> Iterator[tuple[str, int, str | None, float]]:

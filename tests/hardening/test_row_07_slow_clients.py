@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from tests.hardening.target import Target
+from tests.serving import repeating
 
 NUM_CLIENTS = 500
 DEADLINE_S = 2.0
@@ -53,23 +54,18 @@ def attack(target: Target, kind: str, num_clients: int) -> Iterator[list]:
     """That many clients, which trickle until they are closed; the connections, for their ends."""
     first, drops = zip(*map(KINDS[kind], range(num_clients)), strict=True)
     connections = [target.connect() for _ in range(num_clients)]
-    stop = threading.Event()
 
     def trickle() -> None:
-        while not stop.wait(0.5):
-            for connection, drop in zip(connections, drops, strict=True):
-                with suppress(OSError):
-                    connection.send(drop)
+        for connection, drop in zip(connections, drops, strict=True):
+            with suppress(OSError):
+                connection.send(drop)
 
     for connection, data in zip(connections, first, strict=True):
         connection.sendall(data)
-    thread = threading.Thread(target=trickle)
-    thread.start()
     try:
-        yield connections
+        with repeating(trickle, every_s=0.5):
+            yield connections
     finally:
-        stop.set()
-        thread.join()
         for connection in connections:
             connection.close()
 

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from http.client import HTTPResponse
@@ -14,7 +13,7 @@ import pytest
 
 from server.h11_protocol import LINGER_S
 from server.listener import Listener, allow_connections, bind
-from tests.serving import ServerInThread, wait_until
+from tests.serving import ServerInThread, repeating, wait_until
 
 CHAT = b"/v1/chat/completions"
 LIMITS = {
@@ -141,22 +140,17 @@ def test_silence_is_closed_and_a_slow_head_is_408(strict: ServerInThread):
         later.sendall(head())
         assert answered(later)[0] == 200
         later.sendall(b"GET /livez")  # a second request, which does not go on
-        stop = threading.Event()
 
         def trickle() -> None:
-            while not stop.wait(0.05):
-                with contextlib.suppress(OSError):
-                    slow.send(b"x")
+            with contextlib.suppress(OSError):
+                slow.send(b"x")
 
-        thread = threading.Thread(target=trickle)
-        thread.start()
-        status, _, body = answered(slow)
-        assert (status, json.loads(body)["error"]["code"]) == (408, "request_timeout")
-        assert silent.recv(1) == b""
-        assert answered(later)[0] == 408
-        assert time.monotonic() - started < 3
-        stop.set()
-        thread.join()
+        with repeating(trickle, every_s=0.05):
+            status, _, body = answered(slow)
+            assert (status, json.loads(body)["error"]["code"]) == (408, "request_timeout")
+            assert silent.recv(1) == b""
+            assert answered(later)[0] == 408
+            assert time.monotonic() - started < 3
     for reason in ("silent", "request_timeout"):
         assert _refused(strict, reason)
 

@@ -1,6 +1,7 @@
 """Who may wait for the engine, and who is refused at once."""
 
 import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -93,52 +94,56 @@ def test_an_accepted_request_keeps_its_place_when_the_queue_fills_behind_it(
     house.service.stop()
 
 
-class Forecast:
-    """An engine's forecast, played."""
+@pytest.fixture
+def forecast_house(
+    requests_for: Requests, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., ServiceHouse]]:
+    """Makes services, with the settings given, that forecast ten seconds for every picture, one
+    after another; none of them runs."""
+    houses: list[ServiceHouse] = []
 
-    def __init__(
-        self, house: ServiceHouse, monkeypatch: pytest.MonkeyPatch, *, each_s: float
-    ) -> None:
-        def estimate_place(_, *, is_image: bool, num_ahead: int) -> Estimate:
-            assert is_image
-            return Estimate(num_ahead, each_s * num_ahead, each_s * (num_ahead + 1))
+    def estimate_place(_, *, is_image: bool, num_ahead: int) -> Estimate:
+        assert is_image
+        return Estimate(num_ahead, 10.0 * num_ahead, 10.0 * (num_ahead + 1))
 
-        monkeypatch.setattr(type(house.engine), "estimate_place", estimate_place)
+    def make(**settings: object) -> ServiceHouse:
+        houses.append(ServiceHouse(requests_for, **settings))
+        monkeypatch.setattr(type(houses[-1].engine), "estimate_place", estimate_place)
+        return houses[-1]
+
+    yield make
+    for house in houses:
+        house.service.stop()
 
 
 def test_what_would_begin_too_late_is_refused_and_told_when_to_come_back(
-    requests_for: Requests, monkeypatch: pytest.MonkeyPatch
+    forecast_house: Callable[..., ServiceHouse], requests_for: Requests
 ) -> None:
-    house = ServiceHouse(requests_for, max_queue_s=25.0)
-    Forecast(house, monkeypatch, each_s=10.0)
+    house = forecast_house(max_queue_s=25.0)
     for number in range(3):
         house.service.submit(requests_for.image(f"i{number}"))
     with pytest.raises(QueueFullError) as refusal:
         house.service.submit(requests_for.image("i3"))
     assert refusal.value.retry_after_s == pytest.approx(5.0)
     assert "would begin in about 30.0 s" in refusal.value.message
-    house.service.stop()
 
 
 def test_nobody_waits_for_what_would_begin_behind_its_deadline(
-    requests_for: Requests, monkeypatch: pytest.MonkeyPatch
+    forecast_house: Callable[..., ServiceHouse], requests_for: Requests
 ) -> None:
-    house = ServiceHouse(requests_for)
-    Forecast(house, monkeypatch, each_s=10.0)
+    house = forecast_house()
     house.service.submit(requests_for.image("i0"), patience_s=1.0)  # begins at once
     house.service.submit(requests_for.image("i1"))
     with pytest.raises(QueueFullError):
         house.service.submit(requests_for.image("i2"), patience_s=15.0)
     house.service.submit(requests_for.image("i2"), patience_s=31.0)
-    house.service.stop()
 
 
 def test_nobody_waits_for_what_would_be_done_behind_its_deadline(
-    requests_for: Requests, monkeypatch: pytest.MonkeyPatch
+    forecast_house: Callable[..., ServiceHouse], requests_for: Requests
 ) -> None:
     """Before it is read as well."""
-    house = ServiceHouse(requests_for)
-    Forecast(house, monkeypatch, each_s=10.0)
+    house = forecast_house()
     house.service.submit(requests_for.image("i0"))
     with pytest.raises(QueueFullError) as refusal:
         house.service.submit(requests_for.image("i1"), patience_s=18.0)
@@ -147,22 +152,19 @@ def test_nobody_waits_for_what_would_be_done_behind_its_deadline(
     with pytest.raises(QueueFullError):
         house.service.check_room("", draws=True, patience_s=18.0)
     house.service.check_room("", draws=True, patience_s=21.0)
-    house.service.stop()
 
 
 def test_another_tenants_queue_is_no_reason_to_refuse(
-    requests_for: Requests, monkeypatch: pytest.MonkeyPatch
+    forecast_house: Callable[..., ServiceHouse], requests_for: Requests
 ) -> None:
     """Tenants take turns, so whoever has nothing waiting begins soon."""
-    house = ServiceHouse(requests_for, max_queue_s=100.0)
-    Forecast(house, monkeypatch, each_s=10.0)
+    house = forecast_house(max_queue_s=100.0)
     for number in range(11):
         house.service.submit(requests_for.image(f"a{number}", tenant="a"))
     with pytest.raises(QueueFullError):
         house.service.check_room("a", draws=True)
     house.service.check_room("b", draws=True)
     house.service.submit(requests_for.image("b0", tenant="b"))
-    house.service.stop()
 
 
 def test_a_queue_of_text_is_bounded_by_its_pace(requests_for: Requests) -> None:
