@@ -47,6 +47,12 @@ ENTRYPOINT ["janus"]
 CMD ["serve"]
 
 FROM runtime AS cuda
+# Triton compiles the program that launches a kernel at its first launch, with a C compiler, and keeps
+# it in its cache: that must be on a place from which libraries can be loaded.
+USER 0
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+USER 1000
 COPY --from=builder-cuda /app /app
 
 FROM runtime AS cpu

@@ -32,6 +32,32 @@ def test_there_is_an_image_for_each_kind_of_device_and_the_small_one_is_the_defa
     assert stages[-1] == "cpu"
 
 
+def _stage(name: str) -> list[tuple[str, str]]:
+    """The instructions of one stage, without those of its parent."""
+    instructions, found = _instructions(), []
+    for index, (instruction, rest) in enumerate(instructions):
+        if instruction == "FROM" and rest.endswith(f" AS {name}"):
+            for each in instructions[index + 1 :]:
+                if each[0] == "FROM":
+                    break
+                found.append(each)
+    return found
+
+
+def test_triton_can_compile_and_load_what_it_needs_at_the_first_launch():
+    """`triton/runtime/build.py`: a C compiler with its headers, and a cache to load from."""
+    stage = _stage("cuda")
+    (installed,) = [rest for name, rest in stage if name == "RUN"]
+    assert {"gcc", "libc6-dev"} <= set(installed.split())
+    assert [rest for name, rest in stage if name == "USER"] == ["0", "1000"]
+    (env,) = [rest for name, rest in _instructions() if name == "ENV"]
+    (cache,) = re.findall(r"TRITON_CACHE_DIR=(\S+)", env)
+    (tmpfs,) = _services()["janus-gpu"]["tmpfs"]
+    place, _, options = tmpfs.partition(":")
+    assert cache.startswith(f"{place}/")
+    assert "exec" in options.split(",")
+
+
 def test_the_image_runs_without_rights_and_says_how_it_is():
     words = dict(_instructions())
     assert words["USER"] == "1000"
