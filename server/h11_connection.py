@@ -6,6 +6,7 @@ status to answer as its hint; no turn of the event loop parses more than a few h
 response to a request whose body has not come whole closes the connection.
 """
 
+import re
 from dataclasses import dataclass
 
 import h11
@@ -15,6 +16,9 @@ EVENTS_PER_TURN = 256
 read brings can be 40,000 of them."""
 
 _CLOSE = (b"connection", b"close")
+
+_FOLD_OR_END = re.compile(rb"\n(?:[ \t]|\r?\n)")
+"""A line of a head that begins with a space, or the end of the head, whichever is first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,9 +52,11 @@ class StrictConnection(h11.Connection):
         """As h11's; NEED_DATA as well when the turn is over."""
         if self._num_left == 0:
             return h11.NEED_DATA
+        # A head is taken from what was received in one go, and shows no more how it was written.
+        received = self.trailing_data[0] if self.their_state is h11.IDLE else b""
         event = super().next_event()
         if isinstance(event, h11.Request):
-            self._check(event)
+            self._check(event, received)
             self._num_chunks = 0
         elif isinstance(event, h11.Data):
             self._num_left -= 1
@@ -74,8 +80,12 @@ class StrictConnection(h11.Connection):
             )
         return super().send(event)
 
-    def _check(self, request: h11.Request) -> None:
-        """h11 bounds a head it waits for, not one that comes at once."""
+    def _check(self, request: h11.Request, received: bytes) -> None:
+        """h11 bounds a head it waits for, not one that comes at once; and it joins a field over
+        several lines, which others read as several fields (RFC 9112, 5.2)."""
+        first = _FOLD_OR_END.search(received)
+        if first is None or first[0][-1:] != b"\n":
+            raise h11.RemoteProtocolError("a field over several lines", error_status_hint=400)
         num_bytes = len(request.method) + len(request.target) + 12  # two spaces, version, CRLF
         num_bytes += sum(len(name) + len(value) + 4 for name, value in request.headers)
         if num_bytes > self._limits.max_header_bytes:
