@@ -205,9 +205,9 @@ def install_handlers(app: FastAPI, *, on_rejection: OnRejection) -> None:
         on_rejection(reply.code or reply.type)
         return reply.response()
 
-    async def on_http_error(request: Request, error: Exception) -> Response:
+    async def on_http_error(_: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        response = _http_reply(request, error).response()
+        response = _http_reply(error).response()
         response.headers.update(error.headers or {})
         return response
 
@@ -216,14 +216,14 @@ def install_handlers(app: FastAPI, *, on_rejection: OnRejection) -> None:
     app.add_exception_handler(HTTPException, on_http_error)
 
 
-def _http_reply(request: Request, error: HTTPException) -> ErrorReply:
-    """The framework's refusals; the path is not echoed, it may hold anything."""
+def _http_reply(error: HTTPException) -> ErrorReply:
+    """The framework's refusals; neither path nor method is echoed, they may hold anything."""
     row = _BY_STATUS.get(error.status_code, _Row(error.status_code, INVALID_REQUEST))
     message = str(error.detail)
     if error.status_code == 404:
         message = "There is nothing at this URL."
     elif error.status_code == 405:
-        message = f"This URL does not answer {request.method[:16]!a}."
+        message = "This URL does not answer this method."
     return ErrorReply(row.status, row.type, message, code=row.code)
 
 

@@ -177,6 +177,16 @@ def test_wrong_methods_and_paths_have_the_envelope(client: httpx2.Client):
     assert client.get(CHAT).headers["allow"] == "POST"
 
 
+@pytest.mark.parametrize("method", ["BREW", "it's`|~", "M" * 5000, "CONNECT", "%0D%0A"])
+def test_a_wrong_method_is_not_quoted(client: httpx2.Client, method: str):
+    """It is the client's text, of any length."""
+    reply = client.request(method, CHAT)
+    assert (reply.status_code, reply.headers["allow"]) == (405, "POST")
+    error = reply.json()["error"]
+    assert error["code"] == "method_not_allowed"
+    assert error["message"] == "This URL does not answer this method."
+
+
 def test_an_unexpected_failure_is_500_without_its_text(
     server: ServerInThread, client: httpx2.Client, monkeypatch: pytest.MonkeyPatch
 ):
