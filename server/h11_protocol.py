@@ -23,6 +23,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from server.errors import INVALID_REQUEST, ErrorReply
 from server.h11_connection import HeadLimits, StrictConnection
 from server.lingering import LingeringTransport
+from server.listener import TOO_MANY_CODE, TOO_MANY_CONNECTIONS
+from server.reserve import Reserve
 
 LINGER_S = 2.0
 """How long a client may go on sending after its answer, so that it gets to reading it."""
@@ -50,13 +52,15 @@ def _ignore(_: str) -> None:
 class ConnectionLimits:
     """`header_timeout_s` runs from the connection, or from the first byte of a later request, to
     the end of the head. A client that has unread bytes of ours must read `min_bytes_per_s` over
-    `write_timeout_s`. `on_refusal` is told why a connection ended: a code, or `slow_reader`."""
+    `write_timeout_s`. `on_refusal` is told why a connection ended: a code, or `slow_reader`.
+    `reserve` has the connections that are more than there may be."""
 
     head: HeadLimits = field(default_factory=HeadLimits)
     header_timeout_s: float = 10.0
     write_timeout_s: float = 30.0
     min_bytes_per_s: int = 1024
     on_refusal: Callable[[str], None] = _ignore
+    reserve: Reserve | None = None
 
 
 class GuardedProtocol(H11Protocol):
@@ -86,10 +90,16 @@ class GuardedProtocol(H11Protocol):
         """Begin to wait for a head."""
         super().connection_made(LingeringTransport(transport, self._end))
         self._await_head()
+        reserve, connection = self._limits.reserve, transport.get_extra_info("socket")
+        if reserve is not None and reserve.has(connection.fileno()):
+            self.app = reserve.app(self.app)
+            reserve.enter(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """As uvicorn's, without anything left to wait for."""
         self._is_deaf = True
+        if self._limits.reserve is not None:
+            self._limits.reserve.leave(self)
         for timer in (self._head_timer, self._write_timer, self._close_timer):
             if timer is not None:
                 timer.cancel()
@@ -136,6 +146,15 @@ class GuardedProtocol(H11Protocol):
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
+
+    def give_way(self) -> None:
+        """End at once, with the answer to a connection too many if there was none yet; the kernel
+        takes so few bytes without delay."""
+        if not self._is_deaf and self.conn.our_state is h11.IDLE:
+            self._limits.on_refusal(TOO_MANY_CODE)
+            self.transport.write(TOO_MANY_CONNECTIONS)
+        self._is_deaf = True
+        self.transport.abort()
 
     def _go_on(self) -> None:
         """The next turn of a connection that had more events than one may take."""

@@ -32,8 +32,8 @@ class ConnectionSettings(BaseSettings):
 
     max_connections: Positive = Field(
         1000,
-        description="Open connections; more are answered with 503 at once. Fewer where the process "
-        "may not have so many files.",
+        description="Open connections; more are answered with 503 at once, unless they are probes. "
+        "Fewer where the process may not have so many files.",
     )
     keep_alive_s: Annotated[int, Field(ge=1, le=3600)] = Field(
         30, description="How long an idle connection stays open."

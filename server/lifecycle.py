@@ -26,12 +26,14 @@ from janus_core.decode_pool import DecodePool
 from janus_core.engine.settings import EngineSettings, bytes_per_position
 from janus_core.images import ImageLimits
 from janus_core.pipeline import Pipeline
+from server.access import PROBES
 from server.app import create_app
 from server.context import Context
 from server.h11_connection import HeadLimits
 from server.h11_protocol import ConnectionLimits, GuardedProtocol
 from server.listener import Listener, allow_connections, url_of
 from server.metrics_port import MetricsServer
+from server.reserve import Reserve
 from server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -147,10 +149,12 @@ class DrainingServer(uvicorn.Server):
         settings: Settings,
         metrics_listener: socket.socket | None = None,
     ) -> None:
+        self._reserve = Reserve(paths=PROBES, on_refusal=self._on_refusal)
+        limits = _connection_limits(settings, self._on_refusal, reserve=self._reserve)
         super().__init__(
             uvicorn.Config(
                 app,
-                http=GuardedProtocol.within(_connection_limits(settings, self._on_refusal)),
+                http=GuardedProtocol.within(limits),
                 ws="none",
                 lifespan="on",
                 log_config=None,
@@ -177,6 +181,7 @@ class DrainingServer(uvicorn.Server):
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn's, but remembers the loop for the signal handler."""
         self._loop = asyncio.get_running_loop()
+        self._reserve.listeners = [each for each in sockets or [] if isinstance(each, Listener)]
         await super().serve(sockets)
 
     @property
@@ -269,7 +274,9 @@ class DrainingServer(uvicorn.Server):
             self.should_exit = True
 
 
-def _connection_limits(settings: Settings, on_refusal: Callable[[str], None]) -> ConnectionLimits:
+def _connection_limits(
+    settings: Settings, on_refusal: Callable[[str], None], *, reserve: Reserve
+) -> ConnectionLimits:
     return ConnectionLimits(
         head=HeadLimits(
             max_header_bytes=settings.max_header_bytes,
@@ -280,6 +287,7 @@ def _connection_limits(settings: Settings, on_refusal: Callable[[str], None]) ->
         write_timeout_s=settings.write_timeout_s,
         min_bytes_per_s=settings.min_bytes_per_s,
         on_refusal=on_refusal,
+        reserve=reserve,
     )
 
 

@@ -3,7 +3,8 @@
 Owns its address and the bound; knows no HTTP but one canned answer, and imports nothing heavy.
 Invariants: an address in use is an error before the model is loaded, which can take minutes, not
 after; a connection too many is answered and closed at once, also when the process has no file
-descriptor left for it, instead of waiting in the kernel while the event loop is woken in vain.
+descriptor left for it, instead of waiting in the kernel while the event loop is woken in vain. A
+few are let in all the same, but marked as spare: what they may do is not decided here.
 """
 
 import errno
@@ -16,16 +17,21 @@ from pathlib import Path
 
 from janus_core.errors import ParameterError
 
-RESERVED_FILES = 32
-"""File descriptors that stay free of clients: images from addresses, decoders, the system's."""
+NUM_SPARE = 64
+"""Connections beyond the limit, among which probes find a place."""
 
-_BODY = (
+RESERVED_FILES = 32 + NUM_SPARE
+"""File descriptors that stay free of clients: images from addresses, decoders, the system's, and
+those of spare connections."""
+
+TOO_MANY_CODE = "too_many_connections"
+TOO_MANY_BODY = (
     b'{"error": {"message": "The server has as many connections as it takes.", '
-    b'"type": "service_unavailable", "param": null, "code": "too_many_connections"}}'
+    b'"type": "service_unavailable", "param": null, "code": "%s"}}' % TOO_MANY_CODE.encode()
 )
 TOO_MANY_CONNECTIONS = (
     b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
-    b"connection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
+    b"connection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(TOO_MANY_BODY), TOO_MANY_BODY)
 )
 
 OnRefusal = Callable[[str], None]
@@ -68,7 +74,8 @@ def allow_connections(wanted: int) -> int:
 
 
 class Listener(socket.socket):
-    """A listening socket that counts the connections it has accepted and that are still open."""
+    """A listening socket that counts the connections it has accepted and that are still open.
+    `spare` has the descriptors of those that were more than `max_connections`."""
 
     def __init__(self, family: int) -> None:
         # By its protocol's name asyncio knows a connection that must not wait for the client's
@@ -76,12 +83,14 @@ class Listener(socket.socket):
         super().__init__(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self.max_connections: int | None = None
         self.num_open = 0
+        self.spare: set[int] = set()
         self.on_refusal: OnRefusal = _ignore
         self._spare: int | None = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         """Given up for a moment where no other descriptor is left."""
 
     def accept(self) -> tuple[socket.socket, object]:
-        """As any socket's; raises BlockingIOError instead of returning a connection too many."""
+        """As any socket's; raises BlockingIOError instead of returning a connection too many for
+        which no place is spare."""
         try:
             descriptor, address = self._accept()  # type: ignore[attr-defined]  # as socket.accept
         except OSError as error:
@@ -90,9 +99,12 @@ class Listener(socket.socket):
             self._refuse_with_spare()
             raise BlockingIOError("no file descriptor is left") from None
         connection = _Connection(self, descriptor)
-        if self.max_connections is not None and self.num_open > self.max_connections:
-            self._refuse(connection)
-            raise BlockingIOError("too many connections")
+        num_regular = self.num_open - len(self.spare)
+        if self.max_connections is not None and num_regular > self.max_connections:
+            if len(self.spare) >= NUM_SPARE:
+                self._refuse(connection)
+                raise BlockingIOError("too many connections")
+            self.spare.add(descriptor)
         return connection, address
 
     def close(self) -> None:
@@ -115,7 +127,7 @@ class Listener(socket.socket):
     def _refuse(self, connection: socket.socket) -> None:
         """Answer without waiting for anything. What has been sent is read, because the kernel
         would else reset the connection, and its answer could be lost."""
-        self.on_refusal("too_many_connections")
+        self.on_refusal(TOO_MANY_CODE)
         with connection, suppress(OSError):
             connection.setblocking(False)
             connection.send(TOO_MANY_CONNECTIONS)
@@ -135,6 +147,7 @@ class _Connection(socket.socket):
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.num_open -= 1
+            listener.spare.discard(self.fileno())
         super().close()
 
 

@@ -14,12 +14,13 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from tests.hardening.target import Target
+from tests.hardening.target import MIB, Target
 from tests.serving import repeating
 
 NUM_CLIENTS = 500
 DEADLINE_S = 2.0
 MARGIN_S = 3.0
+NUM_PLACES = 20
 LIMITS = {"header_timeout_s": DEADLINE_S, "body_timeout_s": DEADLINE_S,
           "write_timeout_s": DEADLINE_S, "min_bytes_per_s": 1024}  # fmt: skip
 
@@ -138,6 +139,39 @@ def test_clients_that_do_not_read_are_dropped(strict: Target) -> None:
     assert still_open <= 5
     assert during_s < 2 * before_s + 0.2
     strict.check_p0()
+
+
+def test_probes_get_through_a_full_server(start_target: Callable[..., Target]) -> None:
+    """Every place is taken by who says nothing, and more come and stay and never end their heads:
+    a server that is full is not one to be killed."""
+    target, crowd = start_target(max_connections=NUM_PLACES), []
+
+    def status(path: bytes) -> bytes:
+        head = b"GET %s HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n" % path
+        return target.exchange(head)[9:12]
+
+    def come() -> None:
+        crowd.append(target.connect())
+        with suppress(OSError):
+            crowd[-1].sendall(b"GET /livez HTTP/1.1\r\nx: " + b"x" * 30_000)
+
+    before, fds_before = target.rss_bytes(), target.processes()[0].num_fds()
+    try:
+        crowd += [target.connect() for _ in range(NUM_PLACES)]
+        while status(b"/version") != b"503":
+            time.sleep(0.01)
+        with repeating(come, every_s=0.01):
+            probes = {status(path) for path in (b"/livez", b"/readyz", b"/health") * 50}
+            fds = target.processes()[0].num_fds() - fds_before
+        assert probes == {b"200"}
+        assert status(b"/version") == b"503"
+        assert fds <= NUM_PLACES + 64
+        assert target.rss_bytes() - before < 32 * MIB
+    finally:
+        for connection in crowd:
+            connection.close()
+    while status(b"/version") != b"200":
+        time.sleep(0.01)
 
 
 def test_a_slow_good_client_is_waited_for(strict: Target) -> None:
