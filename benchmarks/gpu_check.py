@@ -72,7 +72,7 @@ class Check:
     ) -> StepGraphs:
         """Over a pool of its own; `capture` is by default what this device has."""
         if capture is None:
-            capture = _remember if self.is_rehearsal else CudaCapture()
+            capture = _remember if self.is_rehearsal else CudaCapture(self.device)
         kv = KvPool.allocate(
             model.config, num_slots * SLOT + 32, device=self.device, dtype=model.kv_dtype
         )

@@ -272,7 +272,7 @@ class Engine:
         """Compute the plan, and fail the requests that cannot be computed."""
         load = plan.load
         outcome = self._executor.run(plan, num_running=self._scheduler.num_running)
-        if outcome.is_whole:
+        if outcome.is_usual:
             self._step_model.observe(load, outcome.done.duration_s)
         for state, error in outcome.failures:
             self._fail(state, error)

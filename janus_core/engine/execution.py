@@ -33,14 +33,14 @@ logger = logging.getLogger(__name__)
 class Outcome:
     """What a step brought: samples, the requests that failed with their errors, and its duration.
 
-    Not `is_whole`: parts of the step were repeated, so that the duration says nothing of the
-    machine.
+    Not `is_usual`: parts of the step were repeated, or a graph was captured in it, so that the
+    duration says nothing of the next step of its kind.
     """
 
     samples: list[Sample]
     done: StepDone
     failures: list[tuple[RequestState, StepError]] = field(default_factory=list)
-    is_whole: bool = True
+    is_usual: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +107,7 @@ class Executor:
         else:
             started_s = self._read_s
         is_all = len(plan.sampling) == num_running
+        num_graphs = self._runner.num_graphs
         attempt = self._attempt(plan.states(), partial(self._compute, plan, is_all=is_all))
         samples, failures = attempt.samples, []
         if attempt.fault is not None:
@@ -128,7 +129,8 @@ class Executor:
             num_uncond_rows=roles.count(Role.UNCOND),
             num_prefill_tokens=plan.num_prefill_tokens,
         )
-        return Outcome(samples, done, failures, is_whole=attempt.fault is None)
+        is_usual = attempt.fault is None and self._runner.num_graphs == num_graphs
+        return Outcome(samples, done, failures, is_usual=is_usual)
 
     def _compute(self, plan: StepPlan, *, is_all: bool) -> list[Sample]:
         """The plan's samples; where steps may run ahead, the next step is launched before."""

@@ -1,7 +1,8 @@
 """Whether steps run as graphs here: on CUDA, with kernels that agree with their twins.
 
-Owns the decision and the check at start; `graphs.py` does the work. Invariant: triton is imported
-on CUDA only, and kernels that compute something else than their twins are never used.
+Owns the decision and the check at start; `graphs.py` does the work. Invariants: triton is imported
+on CUDA only; kernels that compute something else than their twins are never used; and kernels that
+cannot run do not keep the engine from starting, unless a setting needs them.
 
 Shape suffixes: R rows, N heads, H head width, P pool positions.
 """
@@ -10,6 +11,7 @@ import logging
 
 import torch
 
+from janus_core.engine.faults import Fault, fault_of
 from janus_core.engine.graphs import CudaCapture, StepGraphs
 from janus_core.engine.settings import EngineSettings
 from janus_core.errors import ParameterError
@@ -21,6 +23,8 @@ from janus_core.ops.cuda.eager_ops import EagerOps
 
 MAX_ERROR = 0.05
 """Of attention over standard normal numbers, in bf16: its rounding is a tenth of it."""
+
+SLOWER = "steps run call by call, several times slower."
 
 logger = logging.getLogger(__name__)
 
@@ -35,43 +39,66 @@ def new_step_graphs(
     """
     choice = model.attention_choice
     is_possible = settings.cuda_graphs and model.device.type == "cuda"
-    ops = _ops(model) if is_possible and choice in ("auto", "triton") else None
-    if ops is None:
-        if choice == "triton":
-            raise ParameterError(
-                "attention triton runs in CUDA graphs: it needs cuda_graphs, and kernels that "
-                "agree with their twins here.",
-                param="attention",
-            )
-        if settings.deterministic:
-            raise ParameterError(
-                f"deterministic needs CUDA and Triton's kernels, which {model.device} does not "
-                "have, or attention is set to something else. On a CPU in float32, rows do not "
-                "depend on each other anyway.",
-                param="deterministic",
-            )
+    is_wanted = is_possible and choice in ("auto", "triton")
+    graphs = _captured(model, kv, settings, spare_start=spare_start) if is_wanted else None
+    if graphs is not None:
+        logger.info(
+            "Steps run as CUDA graphs with Triton's kernels; %d are captured.", graphs.num_graphs
+        )
+        return graphs
+    if choice == "triton":
+        raise ParameterError(
+            "attention triton runs in CUDA graphs: it needs cuda_graphs, and kernels that run and "
+            "agree with their twins here.",
+            param="attention",
+        )
+    if settings.deterministic:
+        raise ParameterError(
+            f"deterministic needs CUDA and Triton's kernels, which {model.device} does not have, "
+            "or attention is set to something else. On a CPU in float32, rows do not depend on "
+            "each other anyway.",
+            param="deterministic",
+        )
+    return None
+
+
+def _captured(
+    model: JanusModel, kv: KvPool, settings: EngineSettings, *, spare_start: int
+) -> StepGraphs | None:
+    """Graphs, the usual ones captured; or None, and the log says why. A lost device is raised:
+    without graphs it is as lost."""
+    try:
+        ops = _ops(model)
+        if ops is None:
+            return None
+        graphs = StepGraphs(
+            RowsModel(model, kv, ops=ops),
+            capture=CudaCapture(model.device),
+            spare_start=spare_start,
+            is_deterministic=settings.deterministic,
+        )
+        graphs.capture_usual(settings.max_sequences)
+    except Exception as error:
+        # Whatever lacks for compiling and launching: a compiler, a place for its cache, a driver.
+        if fault_of(error) is Fault.DEVICE:
+            raise
+        logger.exception("Triton's kernels cannot run: %s", SLOWER)
         return None
-    logger.info("Steps run as CUDA graphs with Triton's kernels.")
-    return StepGraphs(
-        RowsModel(model, kv, ops=ops),
-        capture=CudaCapture(),
-        spare_start=spare_start,
-        is_deterministic=settings.deterministic,
-    )
+    return graphs
 
 
 def _ops(model: JanusModel) -> DecodeOps | None:
-    """Triton's kernels if they are installed and right on this device."""
+    """Triton's kernels if they are installed and right on this device; raises what they raise."""
     try:
         from janus_core.ops.cuda.triton_ops import TritonOps
     except ImportError:
-        logger.warning("Triton is not installed: steps run call by call, several times slower.")
+        logger.warning("Triton is not installed: %s", SLOWER)
         return None
     ops = TritonOps()
     error = attention_error(ops, model)
     if error <= MAX_ERROR:
         return ops
-    logger.error("Triton's attention is off by %.3g on %s and not used.", error, model.device)
+    logger.error("Triton's attention is off by %.3g on %s: %s", error, model.device, SLOWER)
     return None
 
 

@@ -5,7 +5,8 @@ requests: a row of text, a conditional row, an unconditional row and a token of 
 alike, and which is which is data in static memory, never a branch of a graph.
 
 Invariants: padding rows read and write the spare slot alone; nothing here waits for the device
-except the first use of a size, which captures; what a call returns is valid until the next call.
+except the first use of a size, which captures (`capture_usual` has most of that done before); what
+a call returns is valid until the next call.
 
     rows        [ row 0 ... row T-1 | idle ... | idle ]    the last, `max_rows`, belongs to nobody:
     pictures    [ picture 0 ... I-1 | idle ... ]           idle pictures read it and feed it
@@ -51,20 +52,27 @@ class Capture(Protocol):
 
 
 class CudaCapture:
-    """Real graphs, which share one pool of memory: they run one after the other."""
+    """Real graphs, which share one pool of memory: they run one after the other.
 
-    def __init__(self) -> None:
+    One stream for all of it: libraries keep memory for each stream that they were used on (cuBLAS
+    32 MiB on Hopper), and what they took while warming up is there when the graph is captured.
+    """
+
+    def __init__(self, device: torch.device) -> None:
         self._pool = torch.cuda.graph_pool_handle()
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def __call__(self, work: Callable[[], None]) -> Callable[[], None]:
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream = self._stream
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             work()  # compiles kernels, and lets libraries allocate what they keep
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        # The renderer's thread may use the device meanwhile.
-        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+        # Other threads may use the device meanwhile.
+        with torch.cuda.graph(
+            graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
+        ):
             work()
         return graph.replay
 
@@ -121,6 +129,17 @@ class StepGraphs:
     def num_graphs(self) -> int:
         """Graphs captured so far."""
         return len(self._graphs)
+
+    @torch.inference_mode()
+    def capture_usual(self, max_sequences: int) -> None:
+        """Capture what most steps are made of: rows of every size with contexts of the smallest
+        reach, and codes of as many pictures as there may be."""
+        largest = self._padded(min(max_sequences, self.max_rows))
+        for size in self._sizes:
+            self._graph("forward", size, _reach(1))
+            if size <= largest:
+                self._graph("draw", size)
+                self._graph("feed", size)
 
     def takes(self, num_tokens: int) -> bool:
         """Whether `forward` is the way for so many packed tokens: a long prompt has calls of its

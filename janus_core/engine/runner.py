@@ -74,6 +74,11 @@ class Runner:
         mine = self._graphs.attention
         return mine if self._graphs.is_deterministic else f"{mine}+{name}"
 
+    @property
+    def num_graphs(self) -> int:
+        """Graphs captured so far; a step in which this grows took longer than it will again."""
+        return 0 if self._graphs is None else self._graphs.num_graphs
+
     def attach(self, model: JanusModel, *, kv: KvPool, graphs: StepGraphs | None) -> None:
         """Go on with this network and this memory; between two steps, when no request is live."""
         self._model, self._kv, self._graphs = model, kv, graphs

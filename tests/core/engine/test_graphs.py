@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from janus_core.engine.graphs import FIXED_ROWS, Picture, StepGraphs
+from janus_core.engine.graphs import FIXED_ROWS, CudaCapture, Picture, StepGraphs
 from janus_core.engine.request import SamplingParams
 from janus_core.models.inputs import BatchInputs, Span
 from janus_core.models.janus import JanusModel
@@ -17,6 +17,7 @@ from janus_core.models.rows import RowsModel
 from janus_core.ops.cuda.decode_ops import Rows
 from janus_core.ops.cuda.eager_ops import EagerOps
 from janus_core.ops.sampling import SamplingRow, sample
+from tests.core.engine.fake_cuda import FakeCuda
 from tests.core.engine.support import Requests
 
 SPARE = 1024
@@ -230,3 +231,16 @@ def test_text_logits_are_the_same_at_the_fixed_size(model: JanusModel) -> None:
     for is_deterministic in (False, True):
         graphs = Bench(model, is_deterministic=is_deterministic).graphs
         torch.testing.assert_close(graphs.text_logits(hidden_RD), expected_RV)
+
+
+def test_all_captures_share_a_stream_and_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Libraries keep memory for each stream they were used on."""
+    cuda = FakeCuda(monkeypatch)
+    capture = CudaCapture(torch.device("cuda", 1))
+    used = []
+    for _ in range(3):
+        capture(lambda: used.append(cuda.current))
+    (mine,) = cuda.streams[1:]
+    assert used == [mine] * 6, "once to warm up, once to be captured"
+    assert mine.device == torch.device("cuda", 1)
+    assert [(pool, stream) for _, pool, stream in cuda.captures] == [("pool", mine)] * 3
