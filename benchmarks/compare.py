@@ -32,13 +32,20 @@ from benchmarks.floor import WEIGHT_BYTES, StepShape, read_bandwidth, step_bytes
 from benchmarks.inputs import InputBuilder
 from benchmarks.llama_side import LlamaSide
 from benchmarks.report import summary
-from benchmarks.shapes import DEFAULT_FOLDER, checkpoint
+from benchmarks.shapes import DEFAULT_FOLDER, SHAPES, checkpoint
 from benchmarks.sides import Effort, Entry, Side, SideFailed, Work
 from benchmarks.transformers_side import DTYPES, TransformersSide
 from janus_core.config import ModelConfig
 
 LARGE_BYTES = 2**30
 """Weights above this are loaded one model at a time, and their pictures are not drawn whole."""
+
+SHORT = "-short"
+"""Ends the name of a shape whose pictures are few codes of the same cost: whole ones over HTTP
+would take hours."""
+
+SERVICE_ROUNDS = 5
+"""A round of the service takes seconds, and its ratio is close to one: two would say too little."""
 
 BACKWARDS_FROM = 1
 """Every second round, beginning with this one, takes the sides in the opposite order."""
@@ -105,16 +112,21 @@ def compare(arguments: argparse.Namespace, directory: Path) -> dict:
         "samples": samples,
         **_floors(list(samples), builder.config, work),
     }
-    if not arguments.no_service and not is_large:
+    drawn = arguments.shape + SHORT if arguments.shape + SHORT in SHAPES else None
+    if not arguments.no_service and (drawn or not is_large):
         _say("service over HTTP and engine alone")
-        report["service"] = service.overhead(directory, rounds=arguments.rounds)
+        report["service"] = service.overhead(
+            checkpoint(drawn, arguments.folder) if drawn else directory,
+            rounds=max(arguments.rounds, SERVICE_ROUNDS),
+        )
     report["duration_s"] = round(time.monotonic() - started_s)
     return report
 
 
 def measure(entries: Sequence[Entry], *, rounds: int, keep: bool) -> dict:
     """Seconds by engine, task and round; sides stay loaded between rounds if `keep`. Before a side
-    is measured it does every task once, the whole workloads excepted, when it is first loaded."""
+    is measured it does once, whenever it was loaded, every task, or where models are large those
+    that are measured once a round: `sides.SHORT`. Steps warm up by themselves."""
     samples: dict[str, dict[str, list[list[float]]]] = {}
     loaded: dict[str, Side] = {}
     failed: set[str] = set()
@@ -125,12 +137,11 @@ def measure(entries: Sequence[Entry], *, rounds: int, keep: bool) -> dict:
         for entry in turn:
             _say(f"round {index + 1} of {rounds}: {entry.name}")
             side = loaded.get(entry.name)
-            if side is None:
-                side = loaded[entry.name] = entry.open()
-                if keep:
-                    for task in side.tasks().values():
-                        task()
+            is_new = side is None
+            side = loaded[entry.name] = side or entry.open()
             try:
+                if is_new:
+                    _warm_up(side, every_task=keep)
                 _do(side, samples)
             except SideFailed as error:
                 _say(f"{entry.name} takes no further part: {error}")
@@ -140,6 +151,12 @@ def measure(entries: Sequence[Entry], *, rounds: int, keep: bool) -> dict:
     for side in loaded.values():
         side.close()
     return samples
+
+
+def _warm_up(side: Side, *, every_task: bool) -> None:
+    for (_, name), task in side.tasks().items():
+        if every_task or name in sides.SHORT:
+            task()
 
 
 def _do(side: Side, samples: dict[str, dict[str, list[list[float]]]]) -> None:

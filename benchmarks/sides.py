@@ -17,8 +17,10 @@ PIXELS = "vq decoding"
 QUESTION, AGAIN = "first word about an image", "first word of a second question"
 ALONE, MIXED = "gap of 4 chats", "gap of 4 chats beside 4 images"
 EIGHT = "8 images"
+SHORT = (FIRST, PIXELS, QUESTION, AGAIN)
 """Names of tasks; workloads done from beginning to end have names of their own, of which `EIGHT` is
-one. A step is a decode step of guided pictures at the mean context of a picture."""
+one. A step is a decode step of guided pictures at the mean context of a picture. `SHORT` are done
+once a round, and the first time in a process costs more."""
 
 NUM_TOGETHER = 4
 

@@ -57,7 +57,10 @@ def test_a_report_says_what_its_figures_need(report: dict) -> None:
 def test_sides_are_loaded_once_or_for_each_round() -> None:
     class Side:
         def tasks(self):
-            return {("e", "t"): lambda: log.append("task") or [1.0]}
+            return {
+                ("e", "t"): lambda: log.append("task") or [1.0],
+                ("e", sides.FIRST): lambda: log.append("short") or [3.0],
+            }
 
         def whole_tasks(self):
             return {("e", "whole"): lambda: log.append("whole") or [2.0]}
@@ -72,12 +75,14 @@ def test_sides_are_loaded_once_or_for_each_round() -> None:
     log: list[str] = []
     entry = sides.Entry("e", opened)
     samples = compare.measure([entry], rounds=2, keep=False)
-    assert log == ["open", "task", "whole", "close"] * 2
-    assert samples == {"e": {"t": [[1.0], [1.0]], "whole": [[2.0], [2.0]]}}
+    # What is done once a round is done before.
+    assert log == ["open", "short", "task", "short", "whole", "close"] * 2
+    measured = {"t": [[1.0]] * 2, sides.FIRST: [[3.0]] * 2, "whole": [[2.0]] * 2}
+    assert samples == {"e": measured}
     log.clear()
     compare.measure([entry], rounds=2, keep=True)
     # Once to warm up what stays.
-    assert log == ["open", "task", *["task", "whole"] * 2, "close"]
+    assert log == ["open", "task", "short", *["task", "short", "whole"] * 2, "close"]
 
 
 def test_the_order_turns_round() -> None:
