@@ -19,6 +19,7 @@ from server.access import Access
 from server.administration import Administration
 from server.admission import Admission
 from server.context import Context
+from server.crowding import Crowding
 from server.dispatch import Dispatcher
 from server.errors import install_handlers
 from server.fetch import Fetcher
@@ -180,10 +181,13 @@ def _new_context(
         tracer=tracing.tracer,
         log_prompts=settings.log_prompts,
     )
+    crowding = Crowding(dispatcher.service.has_room, limit_s=settings.full_queue_s)
+    dispatcher.service.on_refused = crowding.refused
     return Context(
         settings=settings,
         pipeline=pipeline,
         dispatcher=dispatcher,
+        crowding=crowding,
         administration=Administration(pipeline, dispatcher),
         metrics=metrics,
         offload=offload,

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from janus_core.errors import RequestError
 from janus_core.pipeline import Pipeline
 from server.administration import Administration
+from server.crowding import Crowding
 from server.dispatch import Dispatcher
 from server.fetch import Fetcher
 from server.live_drawings import LiveDrawings
@@ -36,6 +37,7 @@ class Context:
     settings: Settings
     pipeline: Pipeline
     dispatcher: Dispatcher
+    crowding: Crowding
     administration: Administration
     metrics: Metrics
     offload: Offload

@@ -114,6 +114,11 @@ class Settings(AccessSettings, IntakeSettings):
     max_queue_s: Seconds = Field(
         300.0, description="Requests that would begin later than this are refused with 429."
     )
+    full_queue_s: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = Field(
+        10.0,
+        description="/readyz is 503 once both answers and pictures have been refused for this long "
+        "for want of room, until there is some; 0 leaves it at 200.",
+    )
     request_timeout_s: Seconds = Field(
         600.0,
         description="Longest time from a request to the end of its answer; a client can ask for "

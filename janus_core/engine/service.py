@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from typing import NoReturn, Protocol
 
 from janus_core.engine.constraint import Matcher
 from janus_core.engine.engine import Engine
@@ -42,6 +43,12 @@ Sink = Callable[[Sequence[Event]], None]
 """Takes the events of a step; called from the engine's thread. Must neither block nor raise."""
 
 
+class OnRefused(Protocol):
+    """Hears that a request, for a picture or not, was refused for want of room."""
+
+    def __call__(self, *, is_image: bool) -> None: ...
+
+
 class EngineService:
     """Runs `engine` in a thread of its own. All methods are thread-safe."""
 
@@ -64,6 +71,9 @@ class EngineService:
         self._step_started_s: float | None = None
         self._ended_s = time.monotonic()
         self._mean_interval_s = 1.0
+        self.on_refused: OnRefused = _ignore
+        """Called when somebody who has nothing here would have found no room, either. Under the
+        lock."""
         engine.on_rendered = self._wake
         engine.on_started = self._leave_queue
 
@@ -96,6 +106,11 @@ class EngineService:
             self._check_place(tenant, is_image=draws, num_bytes=0)
             if draws:
                 self._check_wait(tenant, is_image=True, patience_s=patience_s)
+
+    def has_room(self, *, is_image: bool) -> bool:
+        """Whether somebody who has nothing here may wait now, for a picture or an answer."""
+        with self._changed:
+            return self._has_room(is_image=is_image)
 
     def cancel(self, request_id: str) -> None:
         """End a request before the next step; without effect if it has ended."""
@@ -293,7 +308,7 @@ class EngineService:
             raise AsleepError("The server is asleep.", retry_after_s=ASLEEP_RETRY_S)
         refusal = self._waiting.refusal(tenant, is_image=is_image, num_bytes=num_bytes)
         if refusal is not None:
-            raise QueueFullError(refusal, retry_after_s=self._place_free_s())
+            self._refuse(refusal, is_image=is_image, retry_after_s=self._place_free_s())
 
     def _check_wait(self, tenant: str, *, is_image: bool, patience_s: float) -> None:
         """Refuse what would begin too late, or be done too late for whoever sent it: drawing what
@@ -305,18 +320,34 @@ class EngineService:
         what = "picture" if is_image else "answer"
         limit_s = min(self._engine.settings.max_queue_s, patience_s)
         if place.wait_s > limit_s:
-            raise QueueFullError(
+            self._refuse(
                 f"The {what} would begin in about {place.wait_s:.1f} s, but may wait for "
                 f"{limit_s:.1f} s at most.",
+                is_image=is_image,
                 retry_after_s=_in_bounds(place.wait_s - limit_s),
             )
         # Who begins at once is never refused by an estimate: nothing would ever correct it.
         if place.wait_s > 0.0 and place.remaining_s > patience_s:
-            raise QueueFullError(
+            self._refuse(
                 f"The {what} would be done in about {place.remaining_s:.1f} s, but its deadline is "
                 f"in {patience_s:.1f} s.",
+                is_image=is_image,
                 retry_after_s=_in_bounds(place.remaining_s - patience_s),
             )
+
+    def _refuse(self, message: str, *, is_image: bool, retry_after_s: float) -> NoReturn:
+        if not self._has_room(is_image=is_image):
+            self.on_refused(is_image=is_image)
+        raise QueueFullError(message, retry_after_s=retry_after_s)
+
+    def _has_room(self, *, is_image: bool) -> bool:
+        """By places, bytes and time, for a request without a deadline of its own."""
+        nobody = ""
+        if self._waiting.refusal(nobody, is_image=is_image) is not None:
+            return False
+        num_ahead = self._waiting.num_ahead(nobody, is_image=is_image)
+        place = self._engine.estimate_place(is_image=is_image, num_ahead=num_ahead)
+        return place is None or place.wait_s <= self._engine.settings.max_queue_s
 
     def _place_free_s(self) -> float:
         """When a place in the queue becomes free: pictures leave it when it is forecast, answers at
@@ -327,6 +358,10 @@ class EngineService:
             text_s = self._mean_interval_s if place is None else place.wait_s
             next_s = text_s if next_s is None else min(next_s, text_s)
         return _in_bounds(next_s)
+
+
+def _ignore(*, is_image: bool) -> None:
+    """Nobody wants to know."""
 
 
 def _in_bounds(seconds: float) -> float:

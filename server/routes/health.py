@@ -1,7 +1,9 @@
 """`/health`, `/livez`, `/readyz`, `/version`, `/load` and `/metrics`.
 
-Owns what machines ask about the server; knows nothing of its work. Invariant: `/readyz` is 200 only
-if a request sent now would be taken, and `/livez` fails only if nothing but a restart can help.
+Owns what machines ask about the server; knows nothing of its work. Invariants: `/readyz` is 200
+only if a request sent now would be taken, or the queue has not been full for long; `/health`, which
+others take for a reason to restart, does not mind a full queue; and `/livez` fails only if nothing
+but a restart can help.
 """
 
 import math
@@ -19,6 +21,7 @@ metrics_router = APIRouter(tags=["operations"])
 
 DRAINING = "draining"
 ASLEEP = "asleep"
+FULL = "queue full"
 UNHEALTHY: dict[int | str, dict[str, object]] = {503: {"model": Health}}
 
 
@@ -33,12 +36,16 @@ async def livez(request: Request, response: Response) -> Health:
 @router.get("/readyz", responses=UNHEALTHY)
 async def readyz(request: Request, response: Response) -> Health:
     """Whether a request would be taken now."""
-    return _answer(response, _obstacle(context_of(request)))
+    context = context_of(request)
+    obstacle = _obstacle(context)
+    if obstacle is None and context.crowding.is_full():
+        obstacle = FULL
+    return _answer(response, obstacle)
 
 
 @router.get("/health", responses=UNHEALTHY)
 async def health(request: Request, response: Response) -> Health:
-    """The same as `/readyz`, under the name other servers use."""
+    """The same, however full the queue is, under the name other servers use."""
     return _answer(response, _obstacle(context_of(request)))
 
 
@@ -84,7 +91,7 @@ def _answer(response: Response, obstacle: str | None) -> Health:
 
 
 def _obstacle(context: Context) -> str | None:
-    """Why a request would not be taken, or None."""
+    """Why no request would be taken, however few there were; or None."""
     if context.dispatcher.draining:
         return DRAINING
     if context.dispatcher.service.is_asleep:

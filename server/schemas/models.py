@@ -87,7 +87,7 @@ class Health(Reply):
 
 
 class Load(Reply):
-    """How busy the server is. `status` is that of `/readyz`, though the answer is always 200;
+    """How busy the server is. `status` is that of `/health`, though the answer is always 200;
     `server_load`, vLLM's name, is the sum of running and waiting.
 
     The seconds are the estimates for a picture that is asked for now, null before the first step.

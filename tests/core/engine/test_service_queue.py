@@ -62,6 +62,28 @@ def test_who_is_refused_hears_when_a_place_is_free(
     house.service.stop()
 
 
+def test_room_is_what_somebody_would_find_who_has_nothing(requests_for: Requests) -> None:
+    """A key that has its share is refused, and nobody hears of it: another one would be taken."""
+    house, refused = ServiceHouse(requests_for, max_waiting=4), []
+    service = house.service
+    service.on_refused = lambda *, is_image: refused.append(is_image)
+    for number in range(3):
+        service.submit(requests_for.text(f"t{number}", tenant="ann"))
+    assert service.has_room(is_image=False)
+    with pytest.raises(QueueFullError):
+        service.submit(requests_for.text("t3", tenant="ann"))
+    assert not refused
+    service.submit(requests_for.text("u", tenant="ben"))
+    with pytest.raises(QueueFullError):
+        service.submit(requests_for.text("v", tenant="cy"))
+    assert refused == [False]
+    assert not service.has_room(is_image=False)
+    assert service.has_room(is_image=True)
+    service.submit(requests_for.image("i"))
+    assert service.has_room(is_image=True)
+    house.service.stop()
+
+
 def test_pictures_wait_as_long_as_the_engine_forecasts(requests_for: Requests) -> None:
     """One at a time: the second one's start is the end of the first, in the engine's own words."""
     engine = requests_for.engine(max_images=1)
