@@ -13,9 +13,15 @@ from collections.abc import Sequence
 _LENGTH = struct.Struct("!I")
 MAX_HEADER_BYTES = 2**24
 """Texts of a PNG are within an array; a header is a few hundred bytes."""
-MAX_BLOB_BYTES = 2**28
+MAX_BLOBS = 2
+"""A picture and its mask go there; a square and what is marked of it come back."""
+MAX_BLOBS_BYTES = 2**28
+"""Of all blobs of a frame together."""
 
 Header = dict[str, object]
+
+# The last two: an infinite size, and lists within each other without end.
+_UNREADABLE = (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError)
 
 
 class FrameError(Exception):
@@ -36,9 +42,12 @@ def receive_frame(connection: socket.socket) -> tuple[Header, list[bytearray]]:
     try:
         header = json.loads(_receive(connection, length, limit=MAX_HEADER_BYTES))
         sizes = [int(size) for size in header.pop("sizes")]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except _UNREADABLE as error:
         raise FrameError("the header of a frame cannot be read") from error
-    return header, [_receive(connection, size, limit=MAX_BLOB_BYTES) for size in sizes]
+    # Before the first of them is received: a header has room for millions.
+    if len(sizes) > MAX_BLOBS or sum(sizes) > MAX_BLOBS_BYTES:
+        raise FrameError(f"{len(sizes)} blobs of {sum(sizes)} bytes are too many")
+    return header, [_receive(connection, size, limit=MAX_BLOBS_BYTES) for size in sizes]
 
 
 def _receive(connection: socket.socket, num_bytes: int, *, limit: int) -> bytearray:
