@@ -1,15 +1,18 @@
 """Log format: one line per message, as text or as JSON, to stderr.
 
 Owns the handler of the root logger; knows no message. Invariant: a message never starts a second
-line unless it carries a traceback, whatever a client put into it.
+line unless it carries a traceback, whose lines are indented, whatever a client put into either.
 """
 
 import json
 import logging
 import time
+from types import TracebackType
 from typing import Literal, get_args
 
 Level = Literal["debug", "info", "warning", "error"]
+
+ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
 
 _NOISY = ("uvicorn", "uvicorn.error", "uvicorn.access", "asyncio", "PIL", "httpx2", "urllib3")
 """Their information is in our own lines; their warnings still count."""
@@ -47,6 +50,13 @@ def printable(text: str, *, limit: int = 200) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short)
 
 
+MAX_LINE_CHARS = 4000
+
+INDENT = " " * 4
+"""In front of a traceback's lines: an exception's message can have lines of its own, and only what
+begins with a time is a message of ours."""
+
+
 class TextFormatter(logging.Formatter):
     """`2026-01-31 12:00:00 INFO server.app: message`."""
 
@@ -54,8 +64,12 @@ class TextFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s", "%Y-%m-%d %H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        record.message = printable(record.message, limit=4000)
+        record.message = printable(record.message, limit=MAX_LINE_CHARS)
         return super().formatMessage(record)
+
+    def formatException(self, ei: ExcInfo) -> str:
+        lines = super().formatException(ei).split("\n")
+        return "\n".join(INDENT + printable(line, limit=MAX_LINE_CHARS) for line in lines)
 
 
 class JsonFormatter(logging.Formatter):
