@@ -11,8 +11,7 @@ a call returns is valid until the next call.
     rows        [ row 0 ... row T-1 | idle ... | idle ]    the last, `max_rows`, belongs to nobody:
     pictures    [ picture 0 ... I-1 | idle ... ]           idle pictures read it and feed it
 
-Shape suffixes: T packed tokens, M places of the static memory, D model width, I pictures, F fields,
-R rows, V text vocabulary.
+Shape suffixes: T packed tokens, M places of the static memory, D model width, I pictures, F fields.
 """
 
 from collections.abc import Callable, Sequence
@@ -226,19 +225,6 @@ class StepGraphs:
         drawn = [tuple(part.clone() for part in step()) for _ in range(num_steps)]
         codes, finite = zip(*drawn, strict=True)
         return torch.stack(codes), torch.stack(finite)
-
-    @torch.inference_mode()
-    def text_logits(self, hidden_RD: torch.Tensor) -> torch.Tensor:
-        """Logits of the next word, fp32 `[R, V]`; at the fixed size in deterministic mode."""
-        if not self.is_deterministic:
-            return self._model.text_logits(hidden_RD)
-        logits = []
-        for first in range(0, len(hidden_RD), FIXED_ROWS):
-            part_RD = hidden_RD[first : first + FIXED_ROWS]
-            padded_RD = part_RD.new_zeros(FIXED_ROWS, part_RD.shape[1])
-            padded_RD[: len(part_RD)] = part_RD
-            logits.append(self._model.text_logits(padded_RD)[: len(part_RD)])
-        return torch.cat(logits)
 
     def _forward_pass(
         self, fields_FT: torch.Tensor, inputs: BatchInputs, *, first: int, num_steps: int = 1

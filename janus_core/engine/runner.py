@@ -11,7 +11,6 @@ constraint, N ids of the tokenizer.
 """
 
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -20,10 +19,11 @@ import torch
 from janus_core.engine.ahead import Flight, can_run_ahead, guidance_of, is_plain, pictures_of
 from janus_core.engine.batch import Batch, build_batch, move_batch
 from janus_core.engine.constraint import ConstraintCompiler, Mask, Matcher
-from janus_core.engine.events import CodeLogprob, SampledToken, TokenLogprob
-from janus_core.engine.graphs import MAX_AHEAD, Picture, StepGraphs
+from janus_core.engine.graphs import FIXED_ROWS, MAX_AHEAD, Picture, StepGraphs
+from janus_core.engine.heads import FixedHeads, Heads
 from janus_core.engine.plan import Encode, Sample, StepPlan
-from janus_core.engine.request import ImageRequest, TextRequest
+from janus_core.engine.request import TextRequest
+from janus_core.engine.samples import num_top_of, unpack, wants_logprobs
 from janus_core.engine.sequence import RequestState
 from janus_core.engine.slots import Copy
 from janus_core.engine.vision_cache import VisionCache
@@ -48,9 +48,7 @@ class Runner:
         vision_cache: VisionCache,
         graphs: StepGraphs | None = None,
     ) -> None:
-        self._model = model
-        self._kv = kv
-        self._graphs = graphs
+        self.attach(model, kv=kv, graphs=graphs)
         self._vision_cache = vision_cache
         self._eos_id = tokenizer.eos_id
         self._embeddings: dict[RequestState, dict[int, torch.Tensor]] = {}
@@ -82,6 +80,9 @@ class Runner:
     def attach(self, model: JanusModel, *, kv: KvPool, graphs: StepGraphs | None) -> None:
         """Go on with this network and this memory; between two steps, when no request is live."""
         self._model, self._kv, self._graphs = model, kv, graphs
+        is_fixed = graphs is not None and graphs.is_deterministic
+        self._heads: Heads = FixedHeads(model) if is_fixed else model
+        self._fixed_rows = FIXED_ROWS if is_fixed else None
 
     @torch.inference_mode()
     def copy(self, copies: list[Copy]) -> None:
@@ -105,7 +106,7 @@ class Runner:
             return []
         # float64 holds every id exactly, so that one copy brings ids and log-probabilities.
         flat = torch.cat([part.double() for part in parts]).tolist()  # sync:
-        samples = _unpack(flat, batch)
+        samples = unpack(flat, batch)
         if not self._lost:
             return samples
         return [replace(each, error=self._lost.get(each.state)) for each in samples]
@@ -196,18 +197,18 @@ class Runner:
         self, hidden_RD: torch.Tensor, states: list[RequestState]
     ) -> list[torch.Tensor]:
         """Ids and finiteness per row, then the log-probabilities for the rows that want them."""
-        head = self._model if self._graphs is None else self._graphs
-        logits_RV = head.text_logits(hidden_RD)
+        logits_RV = self._heads.text_logits(hidden_RD)
         finite_R = logits_RV.sum(dim=-1).isfinite()
-        wanted = [row for row, state in enumerate(states) if _num_top(state) is not None]
+        wanted = [row for row, state in enumerate(states) if num_top_of(state) is not None]
         wanted_K = upload_list(wanted, logits_RV.device)
         logprobs_KV = logits_RV[wanted_K].log_softmax(dim=-1) if wanted else None
         logits_RV.masked_fill_(self._forbidden_V, -torch.inf)
         rows = [self._text_row(state) for state in states]
-        ids_R = sample(logits_RV, self._constrain(logits_RV, states, rows))
+        left = self._constrain(logits_RV, states, rows)
+        ids_R = sample(logits_RV, left, fixed_rows=self._fixed_rows)
         parts = [ids_R, finite_R]
         if logprobs_KV is not None:
-            num_top = max(_num_top(states[row]) or 0 for row in wanted)
+            num_top = max(num_top_of(states[row]) or 0 for row in wanted)
             parts.append(logprobs_KV.gather(1, ids_R[wanted_K, None]).flatten())
             top = logprobs_KV.masked_fill_(self._forbidden_V, -torch.inf).topk(num_top)
             parts += [top.indices.flatten(), top.values.flatten()]
@@ -291,28 +292,27 @@ class Runner:
             scales = [guidance_of(state) for state in batch.guided]
             guidance_I = upload_list(scales, hidden_TD.device, dtype=torch.float32)
             parts_C.append(
-                self._model.guided_code_logits(
+                self._heads.guided_code_logits(
                     hidden_TD[batch.cond_rows_I], hidden_TD[batch.uncond_rows_I], guidance_I
                 )
             )
         if batch.unguided:
-            parts_C.append(self._model.code_logits(hidden_TD[batch.solo_rows_J]))
+            parts_C.append(self._heads.code_logits(hidden_TD[batch.solo_rows_J]))
         logits_RC = parts_C[0] if len(parts_C) == 1 else torch.cat(parts_C)
         finite_R = logits_RC.sum(dim=-1).isfinite()
         rows = [self._code_row(state) for state in batch.images]
-        wanted = [row for row, state in enumerate(batch.images) if _wants_logprobs(state)]
+        wanted = [row for row, state in enumerate(batch.images) if wants_logprobs(state)]
         wanted_L = upload_list(wanted, hidden_TD.device)
         guided_LC = logits_RC[wanted_L].log_softmax(dim=-1) if wanted else None
-        codes_R = sample(logits_RC, rows)
+        codes_R = sample(logits_RC, rows, fixed_rows=self._fixed_rows)
         parts = [codes_R, finite_R]
         if guided_LC is not None:
             codes_L1 = codes_R[wanted_L, None]
             num_guided = sum(row < len(batch.guided) for row in wanted)
             guided_L = wanted_L[:num_guided]
             for rows_I in (batch.cond_rows_I, batch.uncond_rows_I):
-                logprobs_LC = self._model.code_logits(hidden_TD[rows_I[guided_L]]).log_softmax(
-                    dim=-1
-                )
+                logits_LC = self._heads.code_logits(hidden_TD[rows_I[guided_L]])
+                logprobs_LC = logits_LC.log_softmax(dim=-1)
                 parts.append(logprobs_LC.gather(1, codes_L1[:num_guided]).flatten())
             parts.append(guided_LC.gather(1, codes_L1).flatten())
         return parts
@@ -325,57 +325,6 @@ class Runner:
         )
 
 
-def _unpack(flat: list[float], batch: Batch) -> list[Sample]:
-    """Inverse of the layout that `_sample_texts` and `_sample_codes` produce."""
-    values = iter(flat)
-    samples: list[Sample] = []
-    if batch.texts:
-        ids = [int(next(values)) for _ in batch.texts]
-        finite = [bool(next(values)) for _ in batch.texts]
-        logprobs = _unpack_logprobs(values, batch.texts)
-        for state, token_id, is_finite in zip(batch.texts, ids, finite, strict=True):
-            token = SampledToken(token_id, *logprobs.get(state, ()))
-            samples.append(Sample(state, token, is_finite))
-    codes = [int(next(values)) for _ in batch.images]
-    finite = [bool(next(values)) for _ in batch.images]
-    code_logprobs = _unpack_code_logprobs(values, batch)
-    for state, code, is_finite in zip(batch.images, codes, finite, strict=True):
-        token = SampledToken(code, code_logprob=code_logprobs.get(state))
-        samples.append(Sample(state, token, is_finite))
-    return samples
-
-
-def _unpack_logprobs(
-    values: Iterator[float], states: list[RequestState]
-) -> dict[RequestState, tuple[float, tuple[TokenLogprob, ...]]]:
-    wanted = [state for state in states if _num_top(state) is not None]
-    num_top = max((_num_top(state) or 0 for state in wanted), default=0)
-    logprobs = [next(values) for _ in wanted]
-    ids = [[int(next(values)) for _ in range(num_top)] for _ in wanted]
-    tops = [[next(values) for _ in range(num_top)] for _ in wanted]
-    return {
-        state: (
-            logprob,
-            tuple(map(TokenLogprob, top_ids[: _num_top(state)], top[: _num_top(state)])),
-        )
-        for state, logprob, top_ids, top in zip(wanted, logprobs, ids, tops, strict=True)
-    }
-
-
-def _unpack_code_logprobs(values: Iterator[float], batch: Batch) -> dict[RequestState, CodeLogprob]:
-    guided = [state for state in batch.guided if _wants_logprobs(state)]
-    unguided = [state for state in batch.unguided if _wants_logprobs(state)]
-    conds = [next(values) for _ in guided]
-    unconds = [next(values) for _ in guided]
-    logprobs = {
-        state: CodeLogprob(cond, uncond, next(values))
-        for state, cond, uncond in zip(guided, conds, unconds, strict=True)
-    }
-    for state, logprob in zip(unguided, values, strict=False):
-        logprobs[state] = CodeLogprob(logprob, None, logprob)
-    return logprobs
-
-
 def _completing(sequences: tuple[tuple[int, ...], ...], output_ids: list[int]) -> tuple[int, ...]:
     """The ids that would complete one of `sequences` now."""
     return tuple(
@@ -383,15 +332,3 @@ def _completing(sequences: tuple[tuple[int, ...], ...], output_ids: list[int]) -
         for ids in sequences
         if len(ids) == 1 or output_ids[1 - len(ids) :] == list(ids[:-1])
     )
-
-
-def _wants_logprobs(state: RequestState) -> bool:
-    """Whether a picture is drawn with the log-probabilities of its codes."""
-    return isinstance(state.request, ImageRequest) and state.request.code_logprobs
-
-
-def _num_top(state: RequestState) -> int | None:
-    """How many alternatives a text request wants beside each token; None for no
-    log-probabilities."""
-    request = state.request
-    return request.logprobs if isinstance(request, TextRequest) else None

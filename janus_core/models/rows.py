@@ -5,8 +5,7 @@ operations beside matrix products come from `DecodeOps`. Knows no slots and no r
 computes what `JanusModel` computes, up to rounding, and decides nothing on the host: what is
 launched follows from shapes and from `Rows.reach` alone.
 
-Shape suffixes: R rows, D model width, N query heads, H head width, I pictures, V text
-vocabulary.
+Shape suffixes: R rows, D model width, N query heads, H head width, I pictures.
 """
 
 import torch
@@ -24,7 +23,6 @@ class RowsModel:
         self.config = model.config
         self.ops = ops
         self.embeddings = model.embeddings
-        self._model = model
         self._backbone = model.language_model
         self._head = model.generation_head
         self._kv = kv
@@ -58,8 +56,3 @@ class RowsModel:
         inner = self._head.proj_out(hidden_RD.index_select(0, rows))
         mixed_IM = self.ops.gelu_and_guide(inner, draws.guidance_I)
         return self.ops.draw(self._head.vision_head(mixed_IM), draws)
-
-    @torch.inference_mode()
-    def text_logits(self, hidden_RD: torch.Tensor) -> torch.Tensor:
-        """Logits of the next word, fp32 `[R, V]`."""
-        return self._model.text_logits(hidden_RD)

@@ -56,11 +56,14 @@ def needs_history(params: SamplingParams) -> bool:
     )
 
 
-def sample(logits_RV: torch.Tensor, rows: Sequence[SamplingRow]) -> torch.Tensor:
+def sample(
+    logits_RV: torch.Tensor, rows: Sequence[SamplingRow], *, fixed_rows: int | None = None
+) -> torch.Tensor:
     """Token ids, int64 `[R]`, for fp32 `logits_RV`, which is used as working space.
 
     Order: logit_bias and banned ids, repetition, presence and frequency penalties, temperature,
-    top_k, top_p, min_p, Gumbel argmax. Ties go to the smallest id.
+    top_k, top_p, min_p, Gumbel argmax. Ties go to the smallest id. With `fixed_rows`, filters are
+    computed at so many rows, however many there are.
     """
     params = [row.params for row in rows]
     _edit(logits_RV, rows)
@@ -72,7 +75,7 @@ def sample(logits_RV: torch.Tensor, rows: Sequence[SamplingRow]) -> torch.Tensor
     temperatures = [p.temperature if d else 1.0 for p, d in zip(params, drawn, strict=True)]
     if any(temperature != 1.0 for temperature in temperatures):
         logits_RV /= upload_list(temperatures, device, dtype=torch.float32)[:, None]
-    _filter(logits_RV, params)
+    _filter(logits_RV, params, fixed_rows=fixed_rows)
     noise_RV = gumbel_noise(
         [p.seed for p in params],
         [row.position for row in rows],
@@ -148,16 +151,32 @@ def _penalise(logits_RV: torch.Tensor, rows: Sequence[SamplingRow]) -> None:
         logits_RV.index_put_((row_K, token_K), penalty_K, accumulate=True)
 
 
-def _filter(logits_RV: torch.Tensor, params: Sequence[SamplingParams]) -> None:
+def _filter(
+    logits_RV: torch.Tensor, params: Sequence[SamplingParams], *, fixed_rows: int | None
+) -> None:
     """Make the tokens outside top_k, top_p and min_p impossible, in the rows that ask for it.
+
+    On CUDA how a sum along rows is cut depends on their number, so that with `fixed_rows` there are
+    passes of so many; the last one repeats a row, which gets the same again.
+    """
+    size = logits_RV.shape[1]
+    filtered = [i for i, p in enumerate(params) if _has_filter(p, size)]
+    num_rows = fixed_rows or max(1, len(filtered))
+    for first in range(0, len(filtered), num_rows):
+        part = filtered[first : first + num_rows]
+        part += part[:1] * (num_rows - len(part))
+        _filter_rows(logits_RV, part, params)
+
+
+def _filter_rows(
+    logits_RV: torch.Tensor, filtered: Sequence[int], params: Sequence[SamplingParams]
+) -> None:
+    """`_filter` for these rows.
 
     top_p keeps the most likely tokens until their probabilities (after top_k) sum up to it, the one
     that crosses it included; min_p keeps those at least that fraction as likely as the most likely.
     """
     size = logits_RV.shape[1]
-    filtered = [i for i, p in enumerate(params) if _has_filter(p, size)]
-    if not filtered:
-        return
     device = logits_RV.device
     chosen = [params[i] for i in filtered]
     index_F = upload_list(filtered, device)
