@@ -11,9 +11,9 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import sides
+from benchmarks import mixed_report, sides
 from benchmarks.figures import Figures, Verdict, judge
-from benchmarks.plot import Bars, bars_svg
+from benchmarks.plot import Bars, bars_svg, lines_svg
 
 ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
@@ -26,16 +26,22 @@ Cells = list[str]
 
 def main() -> None:
     """Rewrite docs/benchmarks.md between its marks, and the plots beside it."""
-    reports, quality = load(RESULTS), load_quality(RESULTS)
+    reports, quality = load(RESULTS), load_newest(RESULTS, "forced")
+    mixed = load_newest(RESULTS, "beside_pictures")
     text = PAGE.read_text(encoding="utf-8")
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{page(reports, quality)}\n{END}{after}", encoding="utf-8")
+    tables = page(reports, quality, mixed)
+    PAGE.write_text(f"{before}{BEGIN}\n\n{tables}\n{END}{after}", encoding="utf-8")
     for report in reports:
         plot = _seconds_plot(Figures(report))
         if plot.values:
             path = PLOTS / f"benchmark-{_plain(report)}.svg"
             path.write_text(bars_svg(plot), encoding="utf-8")
+    for report in mixed:
+        for name, lines in mixed_report.plots(report).items():
+            path = PLOTS / f"{name}-{_plain(report)}.svg"
+            path.write_text(lines_svg(lines), encoding="utf-8")
 
 
 def load(folder: Path) -> list[dict]:
@@ -52,12 +58,12 @@ def load(folder: Path) -> list[dict]:
     )
 
 
-def load_quality(folder: Path) -> list[dict]:
-    """The newest report of `benchmarks.quality` of every shape."""
+def load_newest(folder: Path, key: str) -> list[dict]:
+    """The newest report of every shape among those that have `key`."""
     newest: dict[str, dict] = {}
     for path in sorted(folder.glob("*.json")):
         report = json.loads(path.read_text(encoding="utf-8"))
-        if "forced" in report:
+        if key in report:
             newest[report["shape"]] = report
     return [newest[shape] for shape in sorted(newest)]
 
@@ -67,7 +73,9 @@ def is_limited(report: Mapping) -> bool:
     return bool(report.get("avx2_only"))
 
 
-def page(reports: Sequence[Mapping], quality: Sequence[Mapping] = ()) -> str:
+def page(
+    reports: Sequence[Mapping], quality: Sequence[Mapping] = (), mixed: Sequence[Mapping] = ()
+) -> str:
     """All tables, in Markdown."""
     if not reports:
         return "No report has been committed yet.\n"
@@ -83,6 +91,12 @@ def page(reports: Sequence[Mapping], quality: Sequence[Mapping] = ()) -> str:
         if _seconds_plot(figures).values:
             parts.append(f"![seconds of a picture, by engine](images/{plot.name})")
         parts += [markdown(*table) for table in tables(figures) if table[1]]
+    for report in mixed:
+        parts += [f"## Answers and pictures at once: {_title(report)}"]
+        parts += [mixed_report.conditions(report)]
+        for name, lines in mixed_report.plots(report).items():
+            parts.append(f"![{lines.title}](images/{name}-{_plain(report)}.svg)")
+        parts += [markdown(*table) for table in mixed_report.tables(report)]
     for report in quality:
         parts += [f"## What formats cost in quality: {_title(report)}", _quality_conditions(report)]
         parts += [markdown(*table) for table in quality_tables(report) if table[1]]

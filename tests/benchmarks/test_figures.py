@@ -140,7 +140,7 @@ def test_what_formats_cost_stands_behind_the_speeds(tmp_path: Path) -> None:
         "exam": {"int8": {"answers": {"right": 3, "total": 4, "share": 0.75}}},
     }
     (tmp_path / "quality.json").write_text(json.dumps(document), encoding="utf-8")
-    page = reports.page([_report("mini")], reports.load_quality(tmp_path))
+    page = reports.page([_report("mini")], reports.load_newest(tmp_path, "forced"))
     assert "| janus int8 | 87.5% | 100.0% | 0.0012 | 0 |" in page
     assert "| janus int8 | 75.0% of 4 |" in page
     assert not reports.load(tmp_path)
