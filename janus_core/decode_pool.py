@@ -9,6 +9,7 @@ and ends with the server; whatever happens to it, the request gets an ImageInput
 import json
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -32,6 +33,13 @@ logger = logging.getLogger(__name__)
 START_S = 30.0
 """For the imports of a process; a tenth of a second on an idle machine."""
 
+REASONS = ("timeout", "memory", "crash", "killed", "start")
+"""Why a process ended before its time: its image took too long, or too much memory; a fault of a
+decoder; a SIGKILL that was not ours, from the kernel or from somebody; or it could not begin."""
+
+_ALARMS = (-signal.SIGPROF, -signal.SIGALRM)
+"""The exit status of a process that ended itself, out of time."""
+
 ROOT = Path(__file__).parents[1]
 
 _CANNOT = "The image cannot be decoded within the limits of time and memory."
@@ -53,6 +61,7 @@ class DecodePool(ImageDecoder):
         self._lock = threading.Lock()
         self._idle: list[_Worker] = []
         self._all: set[_Worker] = set()
+        self._num_lost = dict.fromkeys(REASONS, 0)
         self._is_closed = False
 
     def start(self) -> None:
@@ -79,6 +88,12 @@ class DecodePool(ImageDecoder):
         with self._lock:
             return [worker.pid for worker in self._all]
 
+    @property
+    def num_lost(self) -> dict[str, int]:
+        """As the base class says; by `REASONS`."""
+        with self._lock:
+            return dict(self._num_lost)
+
     def run(
         self, job: str, files: Sequence[bytes], *, params: Params, **options: object
     ) -> list[Bytes]:
@@ -91,10 +106,12 @@ class DecodePool(ImageDecoder):
                 arrays = _arrays(reply, blobs)
             except (OSError, FrameError) as error:
                 self._drop(worker)
+                self._count(worker.reason(error))
                 logger.warning("An image has ended its decoder: %s", worker.end(error))
                 raise ImageInputError(_CANNOT, param=params[0], code="invalid_image") from None
             if reply.get("last"):
                 self._drop(worker)
+                self._count("memory")
             else:
                 with self._lock:
                     self._idle.append(worker)
@@ -114,9 +131,11 @@ class DecodePool(ImageDecoder):
                     return worker
             except (OSError, FrameError) as error:
                 self._drop(worker)
+                self._count("start")
                 logger.error("A decoder of images does not start: %s", worker.end(error))
                 raise _unavailable() from error
             self._drop(worker)
+            self._count(worker.reason())
 
     def _new(self) -> "_Worker":
         with self._lock:
@@ -125,6 +144,7 @@ class DecodePool(ImageDecoder):
             try:
                 worker = _Worker(self._settings)
             except OSError as error:
+                self._num_lost["start"] += 1
                 logger.error("A decoder of images cannot be started: %s", error)
                 raise _unavailable() from error
             self._all.add(worker)
@@ -137,6 +157,11 @@ class DecodePool(ImageDecoder):
             self._all.discard(worker)
             if worker in self._idle:
                 self._idle.remove(worker)
+
+    def _count(self, reason: str) -> None:
+        with self._lock:
+            if not self._is_closed:
+                self._num_lost[reason] += 1
 
 
 class _Worker:
@@ -194,6 +219,13 @@ class _Worker:
     def disconnect(self) -> None:
         """Only where no thread waits for it."""
         self._connection.close()
+
+    def reason(self, error: Exception | None = None) -> str:
+        """Why it ended, one of `REASONS`, whatever was last heard of it."""
+        status = self._process.returncode
+        if isinstance(error, TimeoutError) or status in _ALARMS:
+            return "timeout"
+        return "killed" if status == -signal.SIGKILL else "crash"
 
     def end(self, error: Exception) -> str:
         """How it ended, or why it was ended."""

@@ -7,7 +7,7 @@ killed. Invariant: both run the same functions, and whatever a decoder raises is
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -51,6 +51,11 @@ class ImageDecoder:
 
     def close(self) -> None:
         """Decode no more."""
+
+    @property
+    def num_lost(self) -> Mapping[str, int]:
+        """Processes that ended before their time, by reason; here, there are none."""
+        return {}
 
     def square(self, data: bytes, processor: ImageProcessor, *, param: str | None = None) -> Pixels:
         """What `processor.square` makes of an image."""

@@ -131,6 +131,7 @@ def _new_metrics(pipeline: Pipeline, settings: Settings) -> Metrics:
         model_name=pipeline.name,
         stats=pipeline.engine.stats,
         device_memory=pipeline.device_memory,
+        lost_decoders=lambda: pipeline.images.num_lost,
         num_tasks=lambda: len(asyncio.all_tasks()),
         compat=settings.metrics_compat,
     )

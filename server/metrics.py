@@ -152,6 +152,8 @@ INFOS = {
 """What runs here, as labels of a series that is always 1."""
 MEMORY = "gpu_memory_bytes"
 """By kind; no series where the device is the CPU, whose memory is the process's."""
+DECODERS = "decode_workers_lost"
+"""By the reasons of `janus_core.decode_pool`."""
 EVENT_LOOP_TASKS = "event_loop_tasks"
 SLEEP = "engine_sleep_state"
 HTTP_COUNTER = "http_requests"
@@ -165,7 +167,8 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS", "PUT", "DELETE", "PATCH"
 class Metrics:
     """All metrics of one app. Its methods are called on the event loop only.
 
-    `device_memory` has the bytes of the device by kind, `num_tasks` the tasks of the event loop.
+    `device_memory` has the bytes of the device by kind, `lost_decoders` the processes that ended by
+    reason, `num_tasks` the tasks of the event loop.
     """
 
     def __init__(
@@ -174,13 +177,14 @@ class Metrics:
         model_name: str,
         stats: Callable[[], EngineStats],
         device_memory: Callable[[], Mapping[str, int]] = dict,
+        lost_decoders: Callable[[], Mapping[str, int]] = dict,
         num_tasks: Callable[[], int] = int,
         compat: Literal["none", "vllm"] = "none",
     ) -> None:
         self._model_name = model_name
         self._registry = registry = CollectorRegistry(auto_describe=True)
         ProcessCollector(registry=registry)
-        engine = _EngineCollector(model_name, stats, device_memory, num_tasks)
+        engine = _EngineCollector(model_name, stats, device_memory, lost_decoders, num_tasks)
         registry.register(engine)
         self._counters = {
             name: Counter(PREFIX + name, spec.help, spec.labels, registry=registry)
@@ -328,11 +332,13 @@ class _EngineCollector(Collector):
         model_name: str,
         stats: Callable[[], EngineStats],
         device_memory: Callable[[], Mapping[str, int]],
+        lost_decoders: Callable[[], Mapping[str, int]],
         num_tasks: Callable[[], int],
     ) -> None:
         self._model_name = model_name
         self._stats = stats
         self._device_memory = device_memory
+        self._lost_decoders = lost_decoders
         self._num_tasks = num_tasks
 
     def describe(self) -> Iterator[Metric]:
@@ -356,6 +362,12 @@ class _EngineCollector(Collector):
         for kind, num_bytes in self._device_memory().items():
             memory.add_metric([self._model_name, kind], num_bytes)
         yield memory
+        decoders = CounterMetricFamily(
+            PREFIX + DECODERS, "Decoders that ended before their time.", labels=(*MODEL, "reason")
+        )
+        for reason, number in self._lost_decoders().items():
+            decoders.add_metric([self._model_name, reason], number)
+        yield decoders
         tasks = GaugeMetricFamily(PREFIX + EVENT_LOOP_TASKS, "Tasks of the event loop.")
         tasks.add_metric([], self._num_tasks())
         yield tasks

@@ -112,6 +112,7 @@ def test_every_metric_is_documented() -> None:
     others = {
         *(metrics.PREFIX + name for name in metrics.INFOS),
         metrics.PREFIX + metrics.MEMORY,
+        f"{metrics.PREFIX}{metrics.DECODERS}_total",
         metrics.PREFIX + metrics.EVENT_LOOP_TASKS,
         metrics.PREFIX + metrics.SLEEP,
         f"{metrics.HTTP_COUNTER}_total",

@@ -19,7 +19,7 @@ from PIL import Image
 
 from janus_core import decode_worker
 from janus_core.decode_frames import FrameError, receive_frame, send_frame
-from janus_core.decode_pool import DecodePool
+from janus_core.decode_pool import REASONS, DecodePool
 from janus_core.errors import CapacityError, ImageInputError
 from janus_core.image_decoder import ImageDecoder
 from janus_core.image_processor import ImageProcessor
@@ -185,8 +185,55 @@ def test_a_process_that_stands_still_is_given_up() -> None:
         with pytest.raises(ImageInputError) as caught:
             pool.square(files()["png"], PROCESSOR)
         assert caught.value.code == "invalid_image"
+        assert lost(pool) == {"timeout": 1}
         assert not psutil.pid_exists(pid)
         pool.square(files()["png"], PROCESSOR)
+    finally:
+        pool.close()
+
+
+def lost(pool: DecodePool) -> dict[str, int]:
+    """What was counted, but for zeros."""
+    assert set(pool.num_lost) == set(REASONS)
+    return {reason: number for reason, number in pool.num_lost.items() if number}
+
+
+@pytest.mark.parametrize(
+    ("reason", "changes"),
+    [("timeout", {"time_s": 0.1}), ("memory", {"memory_bytes": 40 * MIB})],
+)
+def test_a_process_that_an_image_ends_is_counted(reason: str, changes: dict) -> None:
+    pool = new_pool(num_workers=1, **changes)
+    try:
+        pool.square(files()["png"], PROCESSOR)
+        assert lost(pool) == {}
+        for number in (1, 2):
+            with pytest.raises(ImageInputError):
+                pool.square(big_png(), PROCESSOR)
+            assert lost(pool) == {reason: number}
+    finally:
+        pool.close()
+    assert lost(pool) == {reason: 2}
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [(signal.SIGKILL, "killed"), (signal.SIGSEGV, "crash"), (signal.SIGABRT, "crash")],
+)
+def test_a_process_that_something_else_ends_is_counted(number: int, reason: str) -> None:
+    """While it is idle, which shows when the next image comes, and at work."""
+    pool = new_pool(num_workers=1)
+    try:
+        pool.square(files()["png"], PROCESSOR)
+        os.kill(pool.pids[0], number)
+        wait_until(lambda: psutil.Process(pool.pids[0]).status() == psutil.STATUS_ZOMBIE)
+        pool.square(files()["png"], PROCESSOR)
+        assert lost(pool) == {reason: 1}
+        data = big_png()
+        threading.Timer(0.05, os.kill, (pool.pids[0], number)).start()
+        with pytest.raises(ImageInputError):
+            pool.square(data, PROCESSOR)
+        assert lost(pool) == {reason: 2}
     finally:
         pool.close()
 
@@ -277,6 +324,7 @@ def test_a_pool_is_closed_while_it_decodes() -> None:
     assert not thread.is_alive()
     assert errors
     assert pool.pids == []
+    assert lost(pool) == {}, "to be closed is no fault"
 
 
 def test_no_process_means_later(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -285,9 +333,12 @@ def test_no_process_means_later(monkeypatch: pytest.MonkeyPatch) -> None:
     pool.start()
     with pytest.raises(CapacityError):
         pool.square(files()["png"], PROCESSOR)
+    assert lost(pool) == {"start": 2}
     monkeypatch.setattr(sys, "executable", "/bin/true")
     with pytest.raises(CapacityError):
         pool.square(files()["png"], PROCESSOR)
+    assert lost(pool).keys() <= {"start", "crash"}
+    assert sum(lost(pool).values()) == 3
     pool.close()
 
 

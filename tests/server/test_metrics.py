@@ -1,12 +1,16 @@
 """What /metrics counts beside answers, under whose names, and whether Prometheus likes it."""
 
+import os
 import shutil
+import signal
 import subprocess
 
 import httpx2
+import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from janus_core.decode_pool import REASONS
 from server.metrics import HISTOGRAMS, PREFIX
 from server.vllm_metrics import NAMES, VLLM_PREFIX
 from tests.server.test_health import BODY, CHAT, samples
@@ -82,6 +86,24 @@ def test_a_refused_image_is_counted_by_its_reason(client: httpx2.Client):
     client.post(CHAT, json=body)
     assert value(client, "media_rejections_total", reason=code) == before + 1
     assert value(client, "requests_rejected_total", reason=code) == everything + 1
+
+
+def test_a_decoder_that_is_lost_is_counted_by_its_reason(tiny_checkpoint, image_url: str):
+    part = {"type": "image_url", "image_url": {"url": image_url}}
+    body = BODY | {"messages": [{"role": "user", "content": [part]}]}
+
+    def numbers() -> list[float]:
+        return [value(client, "decode_workers_lost_total", reason=each) for each in REASONS]
+
+    server = ServerInThread(model=str(tiny_checkpoint), served_model_name="tiny", decode_workers=1)
+    with server, server.client() as client:
+        assert client.post(CHAT, json=body).status_code == 200
+        assert numbers() == [0] * len(REASONS), "they begin at zero"
+        (pid,) = server.context.pipeline.images.pids
+        os.kill(pid, signal.SIGSEGV)
+        wait_until(lambda: psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+        assert client.post(CHAT, json=body).status_code == 200
+        assert dict(zip(REASONS, numbers(), strict=True))["crash"] == sum(numbers()) == 1
 
 
 def test_a_client_that_leaves_is_counted_and_so_is_what_it_saved(
