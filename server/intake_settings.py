@@ -68,8 +68,8 @@ class BodySettings(BaseSettings):
     )
     body_timeout_s: Seconds = Field(
         30.0,
-        description="How long a body may take, and a second more for every min_bytes_per_s "
-        "received.",
+        description="How long a body may take. Every min_bytes_per_s received give a second back, "
+        "but never more than this is left.",
     )
     max_chunks: Positive = Field(2**16, description="Most chunks of a chunked body.")
     max_json_depth: Annotated[int, Field(ge=8, le=150)] = Field(

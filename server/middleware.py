@@ -112,9 +112,9 @@ class RequestContext:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BodyLimits:
-    """Of one body: `max_bytes`, and a time of `timeout_s` that every `min_bytes_per_s` received
-    prolong by a second. Of all bodies together, whose requests are being answered:
-    `max_held_bytes`."""
+    """Of one body: `max_bytes`, and a time of `timeout_s`, of which every `min_bytes_per_s`
+    received give a second back, but never more than it was. Of all bodies together, whose requests
+    are being answered: `max_held_bytes`."""
 
     max_bytes: int
     max_held_bytes: int
@@ -149,14 +149,19 @@ class BodyLimit:
             if declared > self._limits.max_bytes:
                 raise self._too_large()
             pieces: list[bytes | bytearray] = []
-            started, more_body = asyncio.get_running_loop().time(), True
+            loop, limits, more_body = asyncio.get_running_loop(), self._limits, True
+            deadline_s = loop.time() + limits.timeout_s
             while more_body:
-                async with self._in_time(started, num_bytes=num_bytes):
+                async with self._by(deadline_s):
                     message = await receive()
                 if message["type"] != "http.request":
                     return message
                 piece, more_body = message.get("body", b""), message.get("more_body", False)
                 num_bytes += len(piece)
+                # Never more time than at first: whoever sends much at once could else hold it for
+                # hours, and keep everybody's bodies out.
+                gained_s = len(piece) / limits.min_bytes_per_s
+                deadline_s = min(deadline_s + gained_s, loop.time() + limits.timeout_s)
                 self._num_held += len(piece)
                 self._check(num_bytes)
                 if not pieces and more_body:
@@ -173,12 +178,10 @@ class BodyLimit:
             self._num_held -= num_bytes
 
     @asynccontextmanager
-    async def _in_time(self, started: float, *, num_bytes: int) -> AsyncIterator[None]:
+    async def _by(self, deadline_s: float) -> AsyncIterator[None]:
         """Raises HTTPException 408 if what is awaited takes longer than the client has."""
-        limits = self._limits
-        deadline = started + limits.timeout_s + num_bytes / limits.min_bytes_per_s
         try:
-            async with asyncio.timeout_at(deadline):
+            async with asyncio.timeout_at(deadline_s):
                 yield
         except TimeoutError:
             raise HTTPException(

@@ -42,6 +42,15 @@ KINDS: dict[str, Callable[[int], tuple[bytes, bytes]]] = {
     "head": lambda i: (b"GET %s HTTP/1.1\r\nx: " % PATHS[i % 4], b"x"),
     "no body": lambda i: (post_head(PATHS[i % 4]), b""),
     "body": lambda i: (post_head(PATHS[i % 4]), b" "),
+    # At the least rate it would have a minute.
+    "a burst, then silence": lambda i: (
+        post_head(PATHS[i % 4], length=MIB) + b" " * (60 * LIMITS["min_bytes_per_s"]),
+        b"",
+    ),
+    "a burst, then a trickle": lambda i: (
+        post_head(PATHS[i % 4], length=MIB) + b" " * (60 * LIMITS["min_bytes_per_s"]),
+        b" ",
+    ),
     "chunks": lambda i: (
         b"POST %s HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
         b"transfer-encoding: chunked\r\n\r\n" % PATHS[i % 4],
