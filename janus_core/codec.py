@@ -1,8 +1,9 @@
 """Pictures to codes and back, beside the engine, and which codes of a picture to keep.
 
 Owns the thread that the VQ autoencoder runs in for these. Knows no prompts and no requests.
-Invariants: one picture at a time, behind the compute threads, so that a step of the engine is held
-up by little; what is kept of a picture is told by the place of its codes, in raster order.
+Invariants: one picture at a time, behind the compute threads and beside the stream of the steps, so
+that a step of the engine is held up by little; what is kept of a picture is told by the place of
+its codes, in raster order.
 
 Keeping codes is an approximation: the models were trained to draw whole pictures, in raster order.
 A drawn code knows what is above and to the left of it, kept or not, and nothing of what is kept
@@ -14,6 +15,7 @@ Shape suffixes: B pictures, S codes of a picture, H height, W width, C channels.
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,6 +24,7 @@ from janus_core.engine.render import enter_background
 from janus_core.errors import ASLEEP_RETRY_S, AsleepError, ParameterError
 from janus_core.images import Pixels
 from janus_core.models.janus import JanusModel
+from janus_core.ops.streams import new_stream
 
 
 class PictureCodec:
@@ -31,7 +34,9 @@ class PictureCodec:
     def __init__(self, model: JanusModel) -> None:
         self._model: JanusModel | None = model
         self._vq = model.config.vq
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="codec", initializer=enter_background)
+        enter = partial(enter_background, model.device)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="codec", initializer=enter)
+        self._stream = new_stream(model.device)
 
     def attach(self, model: JanusModel) -> None:
         """Go on with this network after `detach`."""
@@ -65,12 +70,14 @@ class PictureCodec:
 
     def _encode(self, levels_HWC: Pixels) -> tuple[int, ...]:
         levels = torch.from_numpy(levels_HWC.astype(np.float32)).permute(2, 0, 1)
-        (codes_S,) = self._network().encode_codes((levels / 255 * 2 - 1)[None]).tolist()
+        with self._stream():
+            (codes_S,) = self._network().encode_codes((levels / 255 * 2 - 1)[None]).tolist()
         return tuple(codes_S)
 
     def _decode(self, codes: tuple[int, ...]) -> Pixels:
         codes_BS = torch.tensor([codes], dtype=torch.int64)
-        pixels: Pixels = self._network().decode_codes(codes_BS)[0].cpu().numpy()
+        with self._stream():
+            pixels: Pixels = self._network().decode_codes(codes_BS)[0].cpu().numpy()
         return pixels
 
     def _network(self) -> JanusModel:

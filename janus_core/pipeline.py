@@ -29,6 +29,7 @@ from janus_core.errors import CheckpointError, ContextLengthError, ParameterErro
 from janus_core.image_decoder import ImageDecoder
 from janus_core.image_processor import ImageProcessor, PreparedImage
 from janus_core.images import ImageLimits, MaskStyle, Pixels
+from janus_core.ops.streams import bind_device
 from janus_core.options import (
     DrawingDefaults,
     ImageOptions,
@@ -120,6 +121,7 @@ class Pipeline:
         config = read_config(directory)
         tokenizer = Tokenizer.load(directory)
         _check_agreement(directory, config, tokenizer=tokenizer)
+        bind_device(placement.device)
         network = load_model(
             directory, device=placement.device, dtype=placement.dtype, formats=placement.formats
         )

@@ -41,7 +41,7 @@ ALLOWED = {
     "engine": {"models", "ops", "tokenizer", "config", "threads", "errors"},
     "device": {"ops.formats", "ops.native", "engine.settings", "config", "threads", "errors"},
     "options": {"engine.request", "errors", "strict_json"},
-    "codec": {"engine.render", "models", "images", "errors"},
+    "codec": {"engine.render", "models", "ops.streams", "images", "errors"},
     "sleep": {"codec", "checkpoint", "config", "device", "engine", "models"},
     "pipeline": {
         *(
@@ -53,6 +53,7 @@ ALLOWED = {
             "models",
             "options",
             "ops.attention",
+            "ops.streams",
             "prompt",
             "images",
             "image_decoder",

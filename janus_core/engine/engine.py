@@ -10,8 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import torch
-
 from janus_core.engine.admission import Bounds
 from janus_core.engine.constraint import Matcher
 from janus_core.engine.events import Event, Failed, FinishReason, ImageProgress, Preview, Started
@@ -36,6 +34,7 @@ from janus_core.engine.text_output import TextOutput
 from janus_core.engine.vision_cache import VisionCache
 from janus_core.errors import EngineDeadError, JanusError, QueueFullError
 from janus_core.models.janus import JanusModel
+from janus_core.ops.streams import ComputeThread
 from janus_core.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -82,7 +81,8 @@ class Engine:
         probe = partial(probe_plan, tokenizer.bos_id, spare_start=num_positions)
         self._executor = Executor(self._runner, probe=probe)
         # Read before the renderer's thread exists: what a thread sets is the default of new ones.
-        self.num_threads = torch.get_num_threads()
+        self._thread = ComputeThread.like_this(model.device)
+        self.num_threads = self._thread.num_threads
         self._renderer = new_renderer(model, settings, on_rendered=lambda: self.on_rendered())
         self.memory = EngineMemory(self._runner, self._executor, self._renderer, take_memory)
         # Live requests by id, in exactly one of: the scheduler, `_rendering`.
@@ -94,9 +94,9 @@ class Engine:
         self._num_dropped_previews = 0
 
     def bind_thread(self) -> None:
-        """Give the calling thread, the one that will call `step`, as many compute threads as torch
-        had when the engine was built. Otherwise it could start with the renderer's single one."""
-        torch.set_num_threads(self.num_threads)
+        """Give the calling thread, which will call `step`, the device, and as many compute threads
+        as torch had when the engine was built: it could start with the renderer's single one."""
+        self._thread.bind()
 
     # ---- requests in ----------------------------------------------------------------------------
 

@@ -12,7 +12,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import compress
 from typing import Protocol
@@ -23,6 +22,8 @@ import torch
 from janus_core.engine.events import Pixels
 from janus_core.engine.settings import EngineSettings
 from janus_core.models.janus import JanusModel
+from janus_core.ops.streams import bind_device, new_stream
+from janus_core.ops.transfer import upload
 from janus_core.threads import lower_priority
 
 MID_GREY = 127
@@ -149,8 +150,8 @@ class ThreadedRenderer:
         self._thread.join()
 
     def _run(self) -> None:
-        enter_background()
-        with _stream_of_its_own(self._model.device):
+        enter_background(self._model.device)
+        with new_stream(self._model.device)():
             while (job := self._jobs.get()) is not None and not self._is_closing:
                 self._beat_s = time.monotonic()
                 for rendered in render_all(self._model, [job, *self._more()]):
@@ -173,16 +174,11 @@ class ThreadedRenderer:
         return jobs
 
 
-def _stream_of_its_own(device: torch.device) -> AbstractContextManager[object]:
-    """On CUDA, what the calling thread launches does not wait for steps, nor steps for it."""
-    if device.type != "cuda":
-        return nullcontext()
-    return torch.cuda.stream(torch.cuda.Stream(device))  # type: ignore[no-untyped-call]
-
-
-def enter_background() -> None:
-    """Put the calling thread behind the compute threads: they spin at barriers and lose far more by
-    a busy neighbour than it gains. One thread and a low priority, for this thread only."""
+def enter_background(device: torch.device) -> None:
+    """Put the calling thread, which will use `device`, behind the compute threads: they spin at
+    barriers and lose far more by a busy neighbour than it gains. One thread and a low priority, for
+    this thread only."""
+    bind_device(device)
     torch.set_num_threads(1)
     lower_priority(BACKGROUND_NICENESS)
 
@@ -238,7 +234,7 @@ def render_all(model: JanusModel, jobs: list[RenderJob]) -> list[Rendered]:
 def _decode(model: JanusModel, jobs: Sequence[RenderJob]) -> list[Pixels]:
     """Pixels of all codes of each job."""
     codes = [_all_codes(model, job) for job in jobs]
-    codes_BS = torch.tensor(codes, dtype=torch.int64, device=model.device)
+    codes_BS = upload(torch.tensor(codes, dtype=torch.int64), model.device)
     pixels = list(model.decode_codes(codes_BS).cpu().numpy())
     for job, each in zip(jobs, pixels, strict=True):
         _paint_over(model, job, each)

@@ -169,7 +169,7 @@ class Runner:
         embeddings_SD = self._vision_cache.get(key)
         if embeddings_SD is None:
             started_s = time.monotonic()
-            pixels_BCHW = torch.from_numpy(image.pixels_CHW)[None]
+            pixels_BCHW = upload(torch.from_numpy(image.pixels_CHW)[None], self._model.device)
             embeddings_SD = self._model.encode_images(pixels_BCHW)[0]
             state.vision_encode_s += time.monotonic() - started_s
             self._vision_cache.put(key, embeddings_SD)

@@ -104,6 +104,9 @@ class JanusModel(nn.Module):
             hasten_decoder(self.vqmodel, dtype=fast_decoder_dtype(cpu_capabilities()))
         if can_pack(device=self.device, dtype=self.dtype):
             pack_linears(self)
+        if self.device.type == "cuda":
+            # Pictures are decoded on other streams, which do not wait for this one.
+            torch.cuda.synchronize(self.device)
 
     @property
     def device(self) -> torch.device:

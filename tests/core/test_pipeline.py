@@ -334,6 +334,25 @@ def test_a_tokenizer_that_is_too_large_for_the_model_is_refused(
         Pipeline.load(str(copy), device="cpu", settings=SETTINGS)
 
 
+def test_the_loading_thread_works_on_the_device_that_was_asked_for(
+    tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before anything is allocated, captured or launched there: otherwise it would be device 0."""
+    placement = Placement(torch.device("cuda", 2), torch.bfloat16)
+    monkeypatch.setattr("janus_core.pipeline.with_formats", lambda *_, **__: placement)
+    noted = []
+
+    def load(*_, device: torch.device, **__) -> None:
+        noted.append(("load", device))
+        raise CheckpointError("far enough")
+
+    monkeypatch.setattr("janus_core.pipeline.load_model", load)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: noted.append(("set", device)))
+    with pytest.raises(CheckpointError, match="far enough"):
+        Pipeline.load(str(tiny_checkpoint), device="cpu", settings=SETTINGS)
+    assert noted == [("set", placement.device), ("load", placement.device)]
+
+
 def test_placement_by_name() -> None:
     assert place("cpu", "auto") == Placement(torch.device("cpu"), torch.float32)
     assert place("cpu", "bfloat16").dtype_name == "bfloat16"

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 
 from janus_core.engine.settings import SLOT_UNIT
 from janus_core.models.inputs import Span
+from janus_core.ops.transfer import upload_list
 
 READ_UNIT = SLOT_UNIT
 """A slot's room is a multiple of it, so reading ahead stays inside. A multiple of every vector
@@ -94,7 +95,7 @@ class SdpaAttention:
         order = [t for span in ordered for t in range(span.first, span.first + span.num_tokens)]
         if order == list(range(first)):
             return SdpaLayout(tuple(groups), None)
-        return SdpaLayout(tuple(groups), torch.tensor(order, device=device))
+        return SdpaLayout(tuple(groups), upload_list(order, device))
 
     def attend(
         self, q_TNH: torch.Tensor, kv_2KPH: torch.Tensor, layout: SdpaLayout
@@ -150,7 +151,7 @@ def _mask(run: Sequence[Span], num_read: int, *, device: torch.device) -> torch.
     if num_tokens == 1:
         if contexts == [num_read] * len(run):
             return None
-        contexts_G111 = torch.tensor(contexts, device=device)[:, None, None, None]
+        contexts_G111 = upload_list(contexts, device)[:, None, None, None]
         return torch.arange(num_read, device=device) < contexts_G111
     if num_tokens == num_read:
         return None

@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from janus_core.codec import PictureCodec
 from janus_core.engine import render
 from janus_core.engine.render import RenderJob, ThreadedRenderer
+from janus_core.ops.streams import ComputeThread
+from tests.core.engine.fake_cuda import FakeCuda
 from tests.core.engine.support import Requests
 
 
@@ -76,3 +79,56 @@ def test_what_waits_is_decoded_together(
     assert [each.job.request_id for each in rendered] == ["a", "c", "d", "a"]
     assert max(sizes) == 2
     assert sum(sizes) == 4
+
+
+class OnCuda:
+    """A model that says it is on CUDA, and computes where it is; notes on which stream."""
+
+    def __init__(self, model, cuda: FakeCuda) -> None:
+        self.config, self.device = model.config, torch.device("cuda", 1)
+        self.used = []
+        self._model, self._cuda = model, cuda
+
+    def decode_codes(self, codes_BS: torch.Tensor) -> torch.Tensor:
+        self.used.append((self._cuda.device, self._cuda.current))
+        return self._model.decode_codes(codes_BS)
+
+    def encode_codes(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
+        self.used.append((self._cuda.device, self._cuda.current))
+        return self._model.encode_codes(pixels_BCHW)
+
+
+def test_pictures_are_decoded_on_the_models_device_beside_the_stream_of_steps(
+    requests_for: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the renderer and by the codec, each on one stream of its own."""
+    cuda = FakeCuda(monkeypatch)
+    monkeypatch.setattr(render, "upload", lambda values, _: values)
+    model, rendered = OnCuda(requests_for.model, cuda), threading.Semaphore(0)
+    renderer = ThreadedRenderer(model, max_pending_previews=1, on_rendered=rendered.release)
+    jobs = _jobs(requests_for)
+    for job in (jobs[0], jobs[2]):
+        renderer.submit(job)
+        assert rendered.acquire(timeout=20)
+    renderer.close()
+    codec = PictureCodec(model)
+    pixels = codec.decode(jobs[0].codes)
+    codec.encode(pixels)
+    codec.decode(jobs[2].codes)
+    device = torch.device("cuda", 1)
+    assert [each for each, _ in model.used] == [device] * 5
+    of_renderer, of_codec = cuda.streams[1:]
+    assert of_renderer.device == of_codec.device == device
+    assert [stream for _, stream in model.used] == [of_renderer] * 2 + [of_codec] * 3
+    assert cuda.device is None, "the caller's device is its own"
+
+
+def test_the_engines_thread_works_on_the_models_device(
+    requests_for: Requests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cuda = FakeCuda(monkeypatch)
+    engine = requests_for.engine()
+    engine.bind_thread()
+    assert cuda.device is None
+    ComputeThread(torch.device("cuda", 3), torch.get_num_threads()).bind()
+    assert cuda.device == torch.device("cuda", 3)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from janus_core.engine.settings import SLOT_UNIT
 from janus_core.engine.slots import round_up
 from janus_core.models.inputs import Span
+from janus_core.ops.attention import sdpa
 from janus_core.ops.attention.sdpa import SdpaAttention
 
 CPU = torch.device("cpu")
@@ -107,3 +108,17 @@ def test_reading_ahead_stays_in_the_slot() -> None:
         spans = [Span(0, 1, 0, context), Span(1, 1, round_up(context), context)]
         (group,) = SDPA.arrange(spans, device=CPU).groups
         assert context <= group.num_read <= round_up(context)
+
+
+def test_tables_of_a_layout_are_uploaded_without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the host would wait for the device, it takes the way that all tables take."""
+    uploaded = []
+
+    def upload_list(values, device):
+        uploaded.append(list(values))
+        return torch.tensor(values, device=device)
+
+    monkeypatch.setattr(sdpa, "upload_list", upload_list)
+    spans = (Span(0, 1, 64, 20), Span(1, 1, 0, 9), Span(2, 2, 128, 7))
+    SdpaAttention().arrange(spans, device=torch.device("cpu"))
+    assert uploaded == [[9, 20], [1, 0, 2, 3]], "contexts of a group, and the order of all rows"
