@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +20,16 @@ from tests.serving import ROOT
 
 FOLDER = Path(__file__).parent / "faults"
 CHAT, IMAGES = "/v1/chat/completions", "/v1/images/generations"
+NOT_MET = "there was no"
+MOST_IN_FLIGHT = 200
+"""Threads that wait for answers at once."""
 
 
 class Faults:
     """The rules in force in one server."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path, self._met = path, path.with_suffix(".met")
         self.env = {
             "FAULTS_FILE": str(path),
             "PYTHONPATH": os.pathsep.join(
@@ -36,6 +39,7 @@ class Faults:
 
     def arm(self, *rules: str) -> None:
         """From the next step on these rules hold, and no others."""
+        self._met.write_text("")
         new = self._path.with_suffix(".new")
         new.write_text("\n".join(rules))
         new.replace(self._path)
@@ -43,6 +47,18 @@ class Faults:
     def disarm(self) -> None:
         """No faults any more."""
         self.arm()
+
+    def met(self) -> list[str]:
+        """The kinds of those that happened since, one after the other. A test whose fault did not
+        happen shows nothing."""
+        return self._met.read_text().split() if self._met.exists() else []
+
+    def wait_until_met(self, kind: str, timeout_s: float) -> None:
+        """Until that fault has happened."""
+        deadline = time.monotonic() + timeout_s
+        while kind not in self.met():
+            assert time.monotonic() < deadline, f"{NOT_MET} {kind}"
+            time.sleep(0.01)
 
 
 @dataclass(frozen=True)
@@ -118,15 +134,21 @@ class Asked:
     """Requests in flight: `started` once every stream among them has begun."""
 
     def __init__(self, target: Target, requests: Iterable[tuple]) -> None:
-        requests = list(requests)
         self._target = target
-        self._pool = ThreadPoolExecutor(len(requests))
-        self._begun = [threading.Event() for _ in requests]
-        self._streams = [body["stream"] for _, body in requests]
-        self._answers = [
-            self._pool.submit(ask, target, request, begun.set)
-            for request, begun in zip(requests, self._begun, strict=True)
-        ]
+        self._pool = ThreadPoolExecutor(MOST_IN_FLIGHT)
+        self._begun: list[threading.Event] = []
+        self._streams: list[bool] = []
+        self._answers: list[Future[Seen]] = []
+        self.add(requests)
+
+    def add(self, requests: Iterable[tuple]) -> None:
+        """Ask these, too."""
+        for request in requests:
+            begun = threading.Event()
+            self._begun.append(begun)
+            self._streams.append(request[1]["stream"])
+            self._answers.append(self._pool.submit(ask, self._target, request, begun.set))
+        assert len(self._answers) <= MOST_IN_FLIGHT, "some would not be asked yet"
 
     def wait_until_begun(self, timeout_s: float) -> None:
         """Until every stream has had its first event."""
@@ -162,6 +184,8 @@ def _whole(reply: httpx2.Response) -> Seen:
         return Seen(reply.status_code, "", error, reply.headers)
     if "choices" in body:
         said = "|".join(choice["message"]["content"] for choice in body["choices"])
+    elif "data" not in body:
+        return Seen(reply.status_code, "", "no error object", reply.headers)
     else:
         said = "|".join(picture["b64_json"] for picture in body["data"])
     return Seen(reply.status_code, said, None, reply.headers)

@@ -17,8 +17,10 @@ import sys
 import time
 import urllib.request
 import uuid
+import zlib
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated
 
 import uvicorn
@@ -27,7 +29,7 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from PIL import Image
 
-TOKEN_S = 0.01
+TOKEN_S = 0.005
 NUM_CODES = 16
 IMAGE_TOKENS = 576
 
@@ -40,8 +42,22 @@ running = 0
 answers_by_prompt = {}  # a "prefix cache": everybody's, and it only grows
 
 
+WORDS = ("a", "big", "blue", "circle", "is", "it", "of", "on", "red", "small", "star", "the")
+
+
+def injected():
+    """The rules a test has armed, which `faults/sitecustomize.py` reads here as in the server."""
+    hooks = sys.modules.get("sitecustomize")
+    return hooks.Faults(Path(os.environ["FAULTS_FILE"])) if "FAULTS_FILE" in os.environ else None
+
+
 class Stub:
-    """Takes as long as a small model and always says the same."""
+    """Takes as long as a small model, and says and draws what its prompt and its seed make of its
+    only "context": everybody's, so that streams that take turns speak with each other's words."""
+
+    def __init__(self):
+        self.context = 0
+        self.faults = injected()
 
     def load(self, directory):
         weights = Path(directory) / "pytorch_model.bin"
@@ -51,22 +67,48 @@ class Stub:
         for code in Path(directory).glob("modeling_*.py"):  # trust_remote_code=True
             exec(code.read_text())
 
-    def answer(self, prompt, num_tokens, temperature=0.0):
+    def answer(self, prompt, num_tokens, temperature=0.0, seed=0):
         answers_by_prompt[prompt] = prompt
-        for _ in range(num_tokens):
+        self.context = zlib.crc32(f"{prompt} {seed}".encode(errors="replace"))
+        id = uuid.uuid4()
+        for number in range(num_tokens):
             int(temperature)  # NaN reaches the sampler
-            time.sleep(TOKEN_S)
-            yield "word "
+            self.step(id, seed, number, has_image="<image_placeholder>" in prompt)
+            yield WORDS[self.context % len(WORDS)] + " "
 
-    def draw(self, prompt, guidance=5.0, size="16x16"):
+    def draw(self, prompt, guidance=5.0, size="16x16", seed=0):
         answers_by_prompt[prompt] = prompt
         width, height = (int(side) for side in size.split("x"))
-        for _ in range(NUM_CODES):
+        self.context = zlib.crc32(f"{prompt} {seed}".encode(errors="replace"))
+        id = uuid.uuid4()
+        for number in range(NUM_CODES):
             int(guidance)
-            time.sleep(TOKEN_S)
+            self.step(id, seed, number)
+        if self.faults and self.faults.num_renders_to_fail:
+            self.faults.num_renders_to_fail -= 1
+            raise RuntimeError("an injected fault of the picture's decoder")
         file = io.BytesIO()
-        Image.new("RGB", (width, height), "red").save(file, "PNG")
+        color = tuple(self.context.to_bytes(4, "big")[:3])
+        Image.new("RGB", (width, height), color).save(file, "PNG")
         return file.getvalue()
+
+    def step(self, id, seed, num_output, has_image=False):
+        time.sleep(TOKEN_S)
+        self.context = zlib.crc32(b"%d" % self.context)
+        if not self.faults:
+            return
+        sampling = SimpleNamespace(seed=seed)
+        request = SimpleNamespace(sampling=sampling)
+        state = SimpleNamespace(id=id, request=request, num_output=num_output)
+        self.faults.before_plan()
+        self.faults.before_pass([state])
+        if self.faults.spoilt:
+            self.context = 0  # the argument of the maximum of NaNs
+        if self.faults.encoding_fails and has_image:
+            raise RuntimeError("an injected fault of the tower")
+        if self.faults.num_allocations_to_fail:
+            self.faults.num_allocations_to_fail -= 1
+            raise MemoryError("no slot")
 
 
 model = Stub()
@@ -104,8 +146,8 @@ def prompt_of(body):
         content = message["content"]
         for part in [{"type": "text", "text": content}] if isinstance(content, str) else content:
             if part["type"] == "image_url":
-                load_image(part["image_url"]["url"])
-                prompt += "<image_placeholder>\n"
+                image = load_image(part["image_url"]["url"])
+                prompt += f"<image_placeholder>{zlib.crc32(image.tobytes())}\n"
             else:
                 prompt += part["text"]
     return prompt
@@ -117,7 +159,8 @@ async def chat(request: Request):
         body = await request.json()
         prompt = prompt_of(body)
         print("prompt:", prompt, flush=True)
-        words = model.answer(prompt, body.get("max_tokens") or 16, body.get("temperature", 1.0))
+        num_tokens, temperature = body.get("max_tokens") or 16, body.get("temperature", 1.0)
+        words = model.answer(prompt, num_tokens, temperature, body.get("seed"))
         if body.get("stream"):
             return StreamingResponse(sse(words), media_type="text/event-stream")
         texts = ["".join(words)] * body.get("n", 1)
@@ -145,7 +188,8 @@ async def generate(request: Request):
     try:
         body = await request.json()
         guidance, size = body.get("guidance_scale", 5.0), body.get("size", "16x16")
-        files = [model.draw(body["prompt"], guidance, size) for _ in range(body.get("n", 1))]
+        prompt, seed = body["prompt"], body.get("seed")
+        files = [model.draw(prompt, guidance, size, seed) for _ in range(body.get("n", 1))]
     except Exception as exc:
         raise HTTPException(500, detail=f"Image generation failed: {exc}") from exc
     return {"created": 0, "data": [{"b64_json": base64.b64encode(f).decode()} for f in files]}

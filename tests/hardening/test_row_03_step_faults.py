@@ -3,6 +3,7 @@
 import pytest
 
 from tests.hardening.injection import (
+    NOT_MET,
     Asked,
     Faults,
     ask,
@@ -67,6 +68,7 @@ def test_one_request_fails_and_the_others_get_the_very_same(
     pid = target.process.pid
     faults.arm(f"seed:{POISON}:{kind}")
     *others, poisoned = ask_all(target, [*batch(stream=stream), question(POISON, stream=stream)])
+    assert set(faults.met()) == {kind}, NOT_MET
     status, code, hint = EXPECTED[kind]
     assert poisoned.error == code
     if stream:
@@ -88,6 +90,7 @@ def test_a_fault_that_does_not_repeat_fails_nobody(
     before = target.metrics()
     faults.arm(f"step:6:{kind}", f"step:15:{kind}")
     seen = ask_all(target, batch())
+    assert faults.met() == [kind, kind], NOT_MET
     assert [each.text for each in seen] == golden[False]
     after = target.metrics()
     failed = [name for name in after if "failed_steps_total" in name]
@@ -101,6 +104,7 @@ def test_a_picture_whose_pixels_fail_is_lost_alone(
     target, faults = under_fault
     faults.arm("step:1:render_fail")
     lost = ask(target, drawing(POISON))
+    assert set(faults.met()) == {"render_fail"}, NOT_MET
     assert (lost.status, lost.error) == (500, "step_failed")
     faults.disarm()
     assert [each.text for each in ask_all(target, batch())] == golden[False]
@@ -114,6 +118,7 @@ def test_an_image_that_cannot_be_encoded_is_its_requests_alone(
     others.wait_until_begun(target.patience_s)
     faults.arm(f"seed:{POISON}:encode_fail")
     lost = ask(target, image_question(POISON, side_px=77))
+    assert set(faults.met()) == {"encode_fail"}, NOT_MET
     assert (lost.status, lost.error) == (500, "step_failed")
     assert [each.text for each in others.answers()] == golden[True][:8]
 
@@ -122,3 +127,4 @@ def test_what_finds_no_slot_waits(under_fault: tuple[Target, Faults], golden) ->
     target, faults = under_fault
     faults.arm("step:2:alloc_fail")
     assert [each.text for each in ask_all(target, batch())] == golden[False]
+    assert faults.met() == ["alloc_fail"], NOT_MET

@@ -6,7 +6,7 @@ import time
 import psutil
 import pytest
 
-from tests.hardening.injection import Asked, Faults, ask, ask_all, drawing, question
+from tests.hardening.injection import NOT_MET, Asked, Faults, ask, ask_all, drawing, question
 from tests.hardening.target import Target
 
 MAX_STEP_S, WATCHDOG_S = 1.0, 2.0
@@ -36,8 +36,9 @@ def in_flight(target: Target) -> Asked:
     """A full batch, half of it streaming; its answers would take far longer than the watchdog."""
     streaming = [question(seed, stream=True, max_tokens=800) for seed in range(4)]
     waiting = [question(seed, max_tokens=800) for seed in range(4)]
-    asked = Asked(target, [*streaming, *waiting, drawing(1)])
+    asked = Asked(target, streaming)
     asked.wait_until_begun(target.patience_s)
+    asked.add([*waiting, drawing(1)])
     return asked
 
 
@@ -59,6 +60,7 @@ def test_everybody_is_told_and_the_process_ends_for_its_supervisor(
     asked = in_flight(target)
     begun = time.monotonic()
     faults.arm(f"step:1:{kind}")
+    faults.wait_until_met(kind, target.patience_s)
     assert seconds_until_not_ready(target) <= 2 * WATCHDOG_S
     late = ask(target, question(5))
     assert (late.status, late.error) == (503, "engine_dead")
@@ -84,6 +86,7 @@ def test_an_interpreter_that_stands_still_ends_too(start, faults: Faults) -> Non
     asked = in_flight(target)
     begun = time.monotonic()
     faults.arm("step:1:hang_gil")
+    faults.wait_until_met("hang_gil", target.patience_s)
     assert target.wait() == 1
     assert time.monotonic() - begun <= MAX_STEP_S + WATCHDOG_S + SLACK_S
     assert "Timeout" in target.log_text()
@@ -96,6 +99,7 @@ def test_a_step_that_comes_back_is_forgiven(start, faults: Faults) -> None:
     alone = ask(target, question(5))
     asked = in_flight(target)
     faults.arm("step:1:sleep:3")
+    faults.wait_until_met("sleep", target.patience_s)
     assert seconds_until_not_ready(target) <= MAX_STEP_S + SLACK_S
     assert {seen.error for seen in asked.answers()} <= {"engine_dead", None}
     time.sleep(2.5)
@@ -129,6 +133,7 @@ def test_busy_is_not_hung(start, faults: Faults) -> None:
             num_asked += 1
             time.sleep(0.1)
     assert num_asked > 10
+    assert "slow" in faults.met(), NOT_MET
     faults.disarm()
     assert [seen.error for seen in asked.answers()] == [None] * 40
     target.check_p0()

@@ -5,7 +5,7 @@ import time
 import httpx2
 import pytest
 
-from tests.hardening.injection import CHAT, Faults, ask, question
+from tests.hardening.injection import CHAT, NOT_MET, Faults, ask, question
 from tests.hardening.target import Target
 
 POISON = 900
@@ -19,6 +19,7 @@ def under_fault(start_target, tmp_path):
     target: Target = start_target(env=faults.env)
     faults.arm(f"seed:{POISON}:error")
     yield target
+    assert set(faults.met()) == {"error"}, NOT_MET
     faults.disarm()
 
 
@@ -41,7 +42,8 @@ def send_as_openai_does(target: Target, body: dict) -> list[httpx2.Response]:
 
 def test_a_client_that_obeys_sends_poison_once(under_fault: Target) -> None:
     _, body = question(POISON)
-    (reply,) = send_as_openai_does(under_fault, body)
+    reply, *retries = send_as_openai_does(under_fault, body)
+    assert not retries, "poison was sent again"
     assert reply.status_code == 500
     assert reply.json()["error"]["code"] == "step_failed"
 

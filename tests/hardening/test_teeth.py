@@ -13,23 +13,32 @@ from pathlib import Path
 import pytest
 
 from tests.hardening.conftest import row_of
+from tests.hardening.injection import NOT_MET
 from tests.serving import ROOT
 
 FOLDER = Path(__file__).parent
 ROW_FILES = sorted(FOLDER.glob("test_row_*.py"))
 LIMIT_S = 900
+REASONS = {
+    "03": "step_failed",
+    "06": "timed out",
+    "13": "another answer in company",
+    "21": "poison was sent again",
+}
+"""What must be said of the rows whose faults are made: they could fail without any, as well."""
 
 
 def failures(report: Path) -> dict[str, list[str]]:
-    """The tests of each row that failed, in their body or in the check after it; what fails before
-    its body says nothing."""
+    """What was said of the tests of each row that failed, in their body or in the check after it;
+    what fails before its body says nothing."""
     found: dict[str, list[str]] = {}
     for case in ET.parse(report).iter("testcase"):
         broken = [*case.iter("failure"), *case.iter("error")]
-        if any("on setup" not in each.get("message", "") for each in broken):
+        said = [each.get("message", "") for each in broken]
+        if any("on setup" not in message for message in said):
             row = row_of(case.get("classname", "").replace(".", "/"))
             assert row, case.attrib
-            found.setdefault(row, []).append(case.get("name", ""))
+            found.setdefault(row, []).extend(said)
     return found
 
 
@@ -56,3 +65,6 @@ def test_every_row_fails_against_the_naive_demo(tmp_path: Path) -> None:
     failed = failures(report)
     toothless = [path.name for path in ROW_FILES if row_of(path.name) not in failed]
     assert not toothless, done.stdout[-5000:]
+    for row, reason in REASONS.items():
+        assert any(reason in message for message in failed[row]), (row, failed[row])
+        assert not any(NOT_MET in message for message in failed[row]), (row, failed[row])

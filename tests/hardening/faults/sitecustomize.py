@@ -11,8 +11,11 @@ and puts faults in front of their functions; nothing of it is in the product. Th
 
 Kinds: error, oom, cpu_oom, sticky, nan, encode_fail raise or spoil what is computed; sleep:S once
 and slow:S from then on delay it; hang and hang_gil (which holds the interpreter) never return;
-segv and kill end the process; alloc_fail finds no slot, render_fail spoils a picture's pixels, and
-queue_exception breaks the scheduler itself.
+segv and kill end the process; alloc_fail finds no slot, render_fail spoils a picture's pixels,
+render_slow:S delays those of every one from then on, and queue_exception breaks the scheduler
+itself.
+
+What was met is noted beside the file, as `.met`.
 """
 
 import importlib.abc
@@ -37,7 +40,7 @@ class Rule:
         self.by, number, self.kind, *rest = line.split(":")
         assert self.by in ("step", "seed"), line
         self.number = int(number)
-        takes_seconds = self.kind in ("sleep", "slow")
+        takes_seconds = self.kind in ("sleep", "slow", "render_slow")
         self.seconds = float(rest[0]) if takes_seconds else 0.0
         self.row = int(rest[0]) if rest and not takes_seconds else None
         self.culprit: str | None = None
@@ -59,7 +62,7 @@ class Rule:
             if len(states) <= self.row:
                 return False
             self.culprit = states[self.row].id
-        elif self.kind != "slow":
+        elif self.kind not in ("slow", "render_slow"):
             self.is_spent = True
         return True
 
@@ -75,12 +78,14 @@ class Faults:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._met = path.with_suffix(".met").open("a")
         self._stamp: tuple[int, int] | None = None
         self.rules: list[Rule] = []
         self.num_passes = 0
         self.spoilt: list = []
         self.encoding_fails = False
         self.num_renders_to_fail = 0
+        self.render_s = 0.0
         self.num_allocations_to_fail = 0
 
     def before_plan(self) -> None:
@@ -88,6 +93,7 @@ class Faults:
         self._read()
         for rule in self.rules:
             if rule.kind == "queue_exception" and rule.meets(self.num_passes + 1, []):
+                self._note(rule.kind)
                 raise LookupError("the queue is broken")
 
     def before_pass(self, states: list) -> None:
@@ -104,6 +110,7 @@ class Faults:
         import torch
 
         kind = rule.kind
+        self._note(kind)
         if kind == "error":
             raise ValueError("an injected fault")
         if kind == "oom":
@@ -126,10 +133,18 @@ class Faults:
             self.encoding_fails = True
         elif kind == "render_fail":
             self.num_renders_to_fail = RENDER_ATTEMPTS
+        elif kind == "render_slow":
+            self.render_s = rule.seconds
         elif kind == "alloc_fail":
             self.num_allocations_to_fail = 1
         else:
             raise AssertionError(f"no such fault: {kind}")
+
+    def _note(self, kind: str) -> None:
+        """Tell the test before it happens, because some end the process. By a file that is open
+        already: there may be a fault of those as well."""
+        self._met.write(f"{kind}\n")
+        self._met.flush()
 
     def _read(self) -> None:
         try:
@@ -140,6 +155,7 @@ class Faults:
             self._stamp = stamp
             lines = self._path.read_text().split()
             self.rules, self.num_passes = [Rule(line) for line in lines], 0
+            self.render_s = 0.0
 
 
 def hook_runner(module, faults: Faults) -> None:
@@ -173,6 +189,7 @@ def hook_model(module, faults: Faults) -> None:
         if faults.num_renders_to_fail:
             faults.num_renders_to_fail -= 1
             raise RuntimeError("an injected fault of the picture's decoder")
+        time.sleep(faults.render_s)
         return decode(self, codes)
 
     module.JanusModel.encode_images = faulty_encode
