@@ -41,7 +41,9 @@ async def answer_about(
 async def caption_of(context: Context, image: ImageSource, *, record: RequestRecord) -> str:
     """What the model sees in the image, in its own words."""
     options = TextOptions(max_tokens=MAX_CAPTION_TOKENS)
-    return await answer_about(context, image, DESCRIBE, options=options, record=record)
+    caption = await answer_about(context, image, DESCRIBE, options=options, record=record)
+    record.take_back()
+    return caption
 
 
 MAX_CAPTION_TOKENS = 256

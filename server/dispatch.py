@@ -35,11 +35,10 @@ from janus_core.errors import (
     EngineDeadError,
     JanusError,
     ParameterError,
-    QueuedTooLongError,
-    RanTooLongError,
     StepError,
 )
 from janus_core.pipeline import Pipeline
+from server.deadline import missed
 from server.metrics import Metrics
 from server.prompt_log import end_of_prompt
 from server.rate_limits import RateLimits, most_tokens, used_tokens
@@ -195,6 +194,7 @@ class Dispatcher:
         patience_s = record.deadline_s - time.monotonic()
         self._limits.reserve(record.principal, costs)
         handle.trace.submitted(requests[0], num_requests=len(requests))
+        record.hand_over()
         for index, request in enumerate(requests):
             self._handles[request.id] = handle
             self._idle.clear()
@@ -340,13 +340,10 @@ class RequestHandle:
         if not self._open or time.monotonic() < self.record.deadline_s:
             return
         self.is_late = True
-        self.record.reasons.append("deadline")
-        allowed_s = self.record.deadline_s - self.record.received_s
-        self._metrics.count("deadline_misses", "running" if self._has_started else "queued")
-        if self._has_started:
-            raise RanTooLongError(f"The answer was not done after {allowed_s:g} s, its deadline.")
-        raise QueuedTooLongError(
-            f"The request had not begun after {allowed_s:g} s, its deadline.",
+        raise missed(
+            self.record,
+            self._metrics,
+            has_begun=self._has_started,
             retry_after_s=self._service.retry_after_s,
         )
 

@@ -1,9 +1,10 @@
 """What is remembered about one HTTP request until its access line is written.
 
-Owns the record; knows neither ASGI nor metrics. Invariant: it holds counts, names and durations,
-never an answer or a picture, and the end of a prompt only where the operator asked for prompts.
+Owns the record; knows neither ASGI nor metrics. Invariant: it holds counts, names and times, never
+an answer or a picture, and the end of a prompt only where the operator asked for prompts.
 """
 
+import asyncio
 import math
 import time
 from collections.abc import Mapping
@@ -25,12 +26,13 @@ _KEY = "janus.record"
 class RequestRecord:
     """Filled by the middleware (id, times, principal), the routes (task, counts), the dispatcher.
     `received_s` and `deadline_s`, by which it must have been answered, are readings of the
-    monotonic clock."""
+    monotonic clock; `preparing` ends what the request waits for at its deadline."""
 
     request_id: str
     principal: Principal = ANONYMOUS
     received_s: float = field(default_factory=time.monotonic)
     deadline_s: float = math.inf
+    preparing: asyncio.Timeout | None = None
     task: Task | None = None
     model: str = ""
     prompt: str | None = None
@@ -42,6 +44,17 @@ class RequestRecord:
     queue_s: float = 0.0
     first_s: float = 0.0
     reasons: list[str] = field(default_factory=list)
+
+    def hand_over(self) -> None:
+        """The request is prepared. Who has it now watches the deadline, and knows what is worth
+        waiting for although it is late."""
+        if self.preparing is not None and not self.preparing.expired():
+            self.preparing.reschedule(None)
+
+    def take_back(self) -> None:
+        """What was computed is only a part of what the request needs, and more is prepared."""
+        if self.preparing is not None and not self.preparing.expired():
+            self.preparing.reschedule(self.deadline_s)
 
     def add(self, event: Finished) -> None:
         """Count a request of the engine that ended."""
