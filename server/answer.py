@@ -41,6 +41,7 @@ async def answer_about(
 async def caption_of(context: Context, image: ImageSource, *, record: RequestRecord) -> str:
     """What the model sees in the image, in its own words."""
     options = TextOptions(max_tokens=MAX_CAPTION_TOKENS)
+    record.task = "caption"
     caption = await answer_about(context, image, DESCRIBE, options=options, record=record)
     record.take_back()
     return caption

@@ -172,6 +172,7 @@ def _new_context(
         timeout_s=settings.media_url_timeout_s,
         max_pending=pipeline.settings.max_waiting,
         observe=lambda outcome, s: metrics.observe("image_fetch_seconds", s, outcome),
+        on_blocked=lambda reason: metrics.count("image_fetch_blocked", reason),
     )
     dispatcher = Dispatcher(
         pipeline,

@@ -42,7 +42,7 @@ from server.deadline import missed
 from server.metrics import Metrics
 from server.prompt_log import end_of_prompt
 from server.rate_limits import RateLimits, most_tokens, used_tokens
-from server.record import RequestRecord, Task
+from server.record import RequestRecord, task_of
 from server.tracing import RequestTrace
 from server.watchdog import Watchdog
 
@@ -277,7 +277,7 @@ class Dispatcher:
             handle.record.add(event)
             handle.trace.finished(event)
         elif isinstance(event, Failed):
-            metrics.count("request_failure", task)
+            metrics.failed(event, task=task)
             handle.trace.failed(event)
 
 
@@ -288,7 +288,7 @@ class RequestHandle:
         self, dispatcher: Dispatcher, requests: Sequence[Request], *, record: RequestRecord
     ) -> None:
         self.record = record
-        self.task: Task = "chat" if isinstance(requests[0], TextRequest) else "image"
+        self.task = task_of(requests[0], record)
         self.submitted_at = time.perf_counter()
         self._service = dispatcher.service
         self.trace = RequestTrace(dispatcher.tracer, model_name=record.model)

@@ -88,6 +88,7 @@ class Fetcher:
         timeout_s: float,
         max_pending: int,
         observe: Observe,
+        on_blocked: Callable[[str], None],
         resolve: Resolve | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
@@ -97,6 +98,7 @@ class Fetcher:
         self._max_pending = max_pending
         self._num_pending = 0
         self._observe = observe
+        self._on_blocked = on_blocked
         self._threads = ThreadPoolExecutor(_NUM_RESOLVING_THREADS, thread_name_prefix="resolve")
         self._resolve = resolve or functools.partial(_resolve, self._threads)
         self._slots = asyncio.Semaphore(MAX_AT_ONCE)
@@ -152,6 +154,7 @@ class Fetcher:
 
     def _target(self, url: str, *, param: str) -> Target:
         if not self._policy.schemes:
+            self._on_blocked("disabled")
             raise ImageInputError(
                 "Fetching images from http URLs is not enabled; send a data: URL.",
                 param=param,
@@ -161,6 +164,7 @@ class Fetcher:
             return self._policy.target(url)
         except RefusedError as error:
             self._observe("refused", 0.0)
+            self._on_blocked(error.reason)
             raise ImageInputError(error.message, param=param, code="invalid_image_url") from None
 
     async def _fetch(self, target: Target, allowance: _Allowance, *, param: str) -> bytes:
@@ -173,6 +177,7 @@ class Fetcher:
             return data
         except RefusedError as error:
             outcome = "refused"
+            self._on_blocked(error.reason)
             raise ImageInputError(error.message, param=param, code="invalid_image_url") from None
         except ImageInputError as error:
             outcome = "refused"
@@ -204,7 +209,9 @@ class Fetcher:
                 target = self._policy.redirect(target, response.headers["location"])
             finally:
                 await response.aclose()
-        raise RefusedError(f"The image's host redirects more than {MAX_REDIRECTS} times.")
+        raise RefusedError(
+            f"The image's host redirects more than {MAX_REDIRECTS} times.", reason="redirect"
+        )
 
     async def _connect(self, target: Target) -> httpx2.Response:
         """The head of the answer of the first of the host's addresses that answers."""
@@ -227,7 +234,7 @@ class Fetcher:
         if not found or not all(map(self._policy.allows, found)):
             why = "has an address that is refused" if found else "has no address"
             logger.info("Refused to fetch an image: %s %s", printable(target.host), why)
-            raise RefusedError(_UNREACHABLE)
+            raise RefusedError(_UNREACHABLE, reason="address")
         return list(dict.fromkeys(found))
 
     async def _ask(self, target: Target, address: Address) -> httpx2.Response:
@@ -256,7 +263,7 @@ class Fetcher:
         peer = response.extensions["network_stream"].get_extra_info("server_addr")
         if peer is None or ipaddress.ip_address(peer[0]) != address:
             await response.aclose()
-            raise RefusedError(_UNREACHABLE)
+            raise RefusedError(_UNREACHABLE, reason="address")
         return response
 
     async def _read(self, response: httpx2.Response, allowance: _Allowance) -> bytes:

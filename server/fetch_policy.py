@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import Literal
 from urllib.parse import quote, urljoin
 
 Address = IPv4Address | IPv6Address
@@ -55,12 +56,19 @@ _METADATA = frozenset(
 """Services that hand out a machine's credentials: refused in any network, allowed or not."""
 
 
-class RefusedError(Exception):
-    """The URL must not be fetched. `message` is safe to show: it says nothing about networks."""
+Reason = Literal["address", "host", "port", "redirect", "scheme", "url"]
+"""What of a URL is against the rules: an address it leads to (or there is none), the name of its
+host, its port, where it redirects to or how often, its scheme, or its form."""
 
-    def __init__(self, message: str) -> None:
+
+class RefusedError(Exception):
+    """The URL must not be fetched. `message` is safe to show: it says nothing about networks, while
+    `reason` is for the operator only."""
+
+    def __init__(self, message: str, *, reason: Reason = "url") -> None:
         super().__init__(message)
         self.message = message
+        self.reason: Reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,24 +117,25 @@ class FetchPolicy:
         target = parse_url(url)
         if target.scheme not in self.schemes:
             allowed = " and ".join(sorted(self.schemes))
-            raise RefusedError(f"Images are fetched from {allowed} URLs only.")
+            raise RefusedError(f"Images are fetched from {allowed} URLs only.", reason="scheme")
         if target.port < FIRST_FREE_PORT and target.port not in DEFAULT_PORTS.values():
-            raise RefusedError(f"Images are not fetched from port {target.port}.")
+            raise RefusedError(f"Images are not fetched from port {target.port}.", reason="port")
         if self.domains is not None and not _is_among(target.host, self.domains):
-            raise RefusedError("Images are not fetched from this host.")
+            raise RefusedError("Images are not fetched from this host.", reason="host")
         return target
 
     def redirect(self, target: Target, location: str) -> Target:
         """Where `target` redirects to, checked like any other URL. Raises RefusedError."""
+        invalid = RefusedError("The image's host redirects to an invalid URL.", reason="redirect")
         if _FORBIDDEN.search(location):  # before urljoin, which silently drops some
-            raise RefusedError("The image's host redirects to an invalid URL.")
+            raise invalid
         try:
             joined = urljoin(target.url, location)
         except ValueError:
-            raise RefusedError("The image's host redirects to an invalid URL.") from None
+            raise invalid from None
         following = self.target(joined)
         if target.scheme == "https" and following.scheme != "https":
-            raise RefusedError("The image's host redirects from https to http.")
+            raise RefusedError("The image's host redirects from https to http.", reason="redirect")
         return following
 
     def allows(self, address: Address) -> bool:
@@ -157,7 +166,7 @@ def parse_url(url: str) -> Target:
         raise RefusedError("The image's URL is not valid.")
     scheme = found["scheme"].lower()
     if scheme not in DEFAULT_PORTS:
-        raise RefusedError("Images are fetched from https URLs only.")
+        raise RefusedError("Images are fetched from https URLs only.", reason="scheme")
     if "@" in found["authority"]:
         raise RefusedError("The image's URL must not hold credentials.")
     authority = _AUTHORITY.fullmatch(found["authority"])

@@ -1,12 +1,11 @@
 """Prometheus metrics: vLLM's stems with our prefix, so that its boards port by search and replace.
 
-Owns the table of all metrics and the registry of one app; knows the engine's events and
-statistics, no HTTP route. Invariant: every label takes its values from a closed set, so no client
-can grow the number of series.
+Owns the registry of one app and what each event counts for; knows the engine's events and
+statistics, no HTTP route, and the names by their table. Invariant: a request that was accepted is
+counted as ended once, whatever its end.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Literal
 
 from prometheus_client import (
@@ -20,131 +19,26 @@ from prometheus_client import (
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from janus_core.engine.events import Finished, StepDone
+from janus_core.engine.events import Failed, Finished, StepDone
 from janus_core.engine.stats import EngineStats
+from server.errors import reply_for
+from server.metric_table import (
+    COUNTERS,
+    ENGINE_COUNTERS,
+    ENGINE_GAUGES,
+    HISTOGRAMS,
+    MODEL,
+    PREFIX,
+    REQUEST_S,
+    TASK,
+    TASKS,
+    CounterSpec,
+    HistogramSpec,
+)
 from server.middleware import CLIENT_GONE
 from server.record import Task
 from server.vllm_metrics import VllmNames
 
-PREFIX = "janus:"
-
-# vLLM's boundaries (vllm/v1/metrics/loggers.py); requests get finer ones below 0.3 s, because a
-# tiny model is that fast.
-FIRST_TOKEN_S = (
-    0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0,
-    20.0, 40.0, 80.0, 160.0, 640.0, 2560.0,
-)  # fmt: skip
-PER_TOKEN_S = (
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5,
-    5.0, 7.5, 10.0, 20.0, 40.0, 80.0,
-)  # fmt: skip
-REQUEST_S = (
-    0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0,
-    50.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0,
-)  # fmt: skip
-TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000)
-ROWS = (0, 1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 256)
-CHOICES = (1, 2, 5, 10, 20)
-
-MODEL = ("model_name",)
-TASK = ("model_name", "task")
-
-
-@dataclass(frozen=True, slots=True)
-class CounterSpec:
-    """A counter; Prometheus adds `_total` to its name."""
-
-    help: str
-    labels: tuple[str, ...] = TASK
-
-
-@dataclass(frozen=True, slots=True)
-class HistogramSpec:
-    """A histogram with its upper bounds."""
-
-    help: str
-    buckets: tuple[float, ...]
-    labels: tuple[str, ...] = TASK
-
-
-COUNTERS = {
-    "request_success": CounterSpec("Requests that ended well.", (*TASK, "finished_reason")),
-    "request_failure": CounterSpec("Requests that ended with an error."),
-    "requests_cancelled": CounterSpec("Requests whose client left."),
-    "requests_rejected": CounterSpec("Requests refused before any work.", (*MODEL, "reason")),
-    "media_rejections": CounterSpec("Of these, because of an input image.", (*MODEL, "reason")),
-    "client_disconnects": CounterSpec("Answers cut short, because the client left.", MODEL),
-    "cancelled_tokens": CounterSpec("Tokens and codes sampled for clients that left."),
-    "cancelled_steps_saved": CounterSpec(
-        "Tokens and codes not sampled, because the client left; of text, as many as it allowed."
-    ),
-    "connections_refused": CounterSpec(
-        "Connections closed before a request came, or before its answer was read.",
-        (*MODEL, "reason"),
-    ),
-    "deadline_misses": CounterSpec(
-        "HTTP requests whose deadline passed, by stage: queued or running.", (*MODEL, "stage")
-    ),
-    "prompt_tokens": CounterSpec("Prompt tokens of ended requests."),
-    "prompt_tokens_cached": CounterSpec("Prompt tokens found in the prefix cache."),
-    "generation_tokens": CounterSpec("Tokens and codes sampled."),
-    "image_tokens": CounterSpec("Prompt tokens that stand for input images.", MODEL),
-    "images_generated": CounterSpec("Pictures completed.", MODEL),
-    "decode_rows": CounterSpec("Rows decoded: text, cond or uncond.", (*MODEL, "kind")),
-}
-HISTOGRAMS = {
-    "time_to_first_token_seconds": HistogramSpec("Submit to first token or code.", FIRST_TOKEN_S),
-    "inter_token_latency_seconds": HistogramSpec("Between two tokens of an answer.", PER_TOKEN_S),
-    "request_time_per_output_token_seconds": HistogramSpec(
-        "Mean between two tokens of a request.", PER_TOKEN_S
-    ),
-    "e2e_request_latency_seconds": HistogramSpec("Submit to end.", REQUEST_S),
-    "request_queue_time_seconds": HistogramSpec("Submit to slot.", REQUEST_S),
-    "request_inference_time_seconds": HistogramSpec("Slot to end.", REQUEST_S),
-    "request_prefill_time_seconds": HistogramSpec("Slot to first token or code.", REQUEST_S),
-    "request_decode_time_seconds": HistogramSpec("First to last token or code.", REQUEST_S),
-    "request_prompt_tokens": HistogramSpec("Prompt tokens of a request.", TOKENS),
-    "request_generation_tokens": HistogramSpec("Tokens or codes of a request.", TOKENS),
-    "request_params_n": HistogramSpec("The n clients ask for.", CHOICES),
-    "request_params_max_tokens": HistogramSpec("The token limit clients ask for.", TOKENS),
-    "image_generation_seconds": HistogramSpec("Submit to finished picture.", REQUEST_S, MODEL),
-    "time_to_first_partial_image_seconds": HistogramSpec(
-        "Submit to first half-drawn picture.", REQUEST_S, MODEL
-    ),
-    "vision_encode_seconds": HistogramSpec("Vision tower per request.", PER_TOKEN_S, MODEL),
-    "vq_decode_seconds": HistogramSpec("Codes to pixels.", PER_TOKEN_S, MODEL),
-    "image_encode_seconds": HistogramSpec("Pixels to a file.", PER_TOKEN_S, MODEL),
-    "image_fetch_seconds": HistogramSpec(
-        "Fetching an input image; outcome is ok, refused or failed.",
-        REQUEST_S,
-        (*MODEL, "outcome"),
-    ),
-    "iteration_tokens": HistogramSpec("Tokens a step computed.", TOKENS, MODEL),
-    "engine_batch_size": HistogramSpec("Rows a step decoded.", ROWS, MODEL),
-    "step_seconds": HistogramSpec("Duration of a step.", PER_TOKEN_S, MODEL),
-}
-ENGINE_GAUGES = {
-    "num_requests_running": "Requests that have slots, or a picture to render.",
-    "num_requests_waiting": "Requests in the queue.",
-    "num_requests_rendering": "Pictures among the running whose pixels are all that is missing.",
-    "kv_cache_usage_perc": "Share of the KV pool in use; 1 is full.",
-    "kv_cache_cached_perc": "Share of the KV pool that holds prefixes nobody uses now.",
-    "vision_cache_bytes": "Encoded input images kept.",
-    "image_queue_wait_seconds": "Estimated wait of a picture asked for now until it starts.",
-    "image_eta_seconds": "Estimated time until a picture asked for now is done.",
-}
-ENGINE_COUNTERS = {
-    "num_preemptions": "Text requests set back for want of room.",
-    "prefix_cache_queries": "Prompt tokens looked up in the prefix cache.",
-    "prefix_cache_hits": "Prompt tokens found there.",
-    "uncond_prefix_hits": "Of these, in the unconditional prompts of pictures.",
-    "mm_cache_queries": "Input images looked up in the vision cache.",
-    "mm_cache_hits": "Input images found there.",
-    "failed_steps": "Steps that raised an error.",
-    "dropped_previews": "Half-drawn pictures not shown, because too many waited for pixels.",
-    "text_compute_seconds": "Modelled time of steps that text took.",
-    "image_compute_seconds": "Modelled time of steps that pictures added.",
-}
 INFOS = {
     "build_info": ("version", "device", "dtype", "number_formats", "attention_backend", "threads"),
     "model_info": ("max_context", "image_size_px", "codes_per_image"),
@@ -158,8 +52,6 @@ EVENT_LOOP_TASKS = "event_loop_tasks"
 SLEEP = "engine_sleep_state"
 HTTP_COUNTER = "http_requests"
 HTTP_HISTOGRAM = "http_request_duration_seconds"
-
-TASKS: tuple[Task, ...] = ("chat", "image")
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "OPTIONS", "PUT", "DELETE", "PATCH"})
 
@@ -185,6 +77,7 @@ class Metrics:
         self._registry = registry = CollectorRegistry(auto_describe=True)
         ProcessCollector(registry=registry)
         engine = _EngineCollector(model_name, stats, device_memory, lost_decoders, num_tasks)
+        self._engine = engine
         registry.register(engine)
         self._counters = {
             name: Counter(PREFIX + name, spec.help, spec.labels, registry=registry)
@@ -245,8 +138,11 @@ class Metrics:
         """A request ended, well or by cancellation (by its deadline: `is_late`). Latencies are
         those of whole requests only."""
         self._tokens(event, task=task)
-        if event.reason == "cancelled" and is_late:
-            self.count("request_failure", task)
+        is_late = is_late and event.reason == "cancelled"
+        if task == "image":
+            self.count("images", "deadline" if is_late else event.reason)
+        if is_late:
+            self.count("request_failure", task, "deadline_exceeded")
             return
         if event.reason == "cancelled":
             self.count("requests_cancelled", task)
@@ -269,6 +165,13 @@ class Metrics:
             self.observe("image_generation_seconds", timings.total_s)
             self.observe("vq_decode_seconds", timings.vq_decode_s)
 
+    def failed(self, event: Failed, *, task: Task) -> None:
+        """A request ended with an error."""
+        reply = reply_for(event.error)
+        self.count("request_failure", task, reply.code or reply.type)
+        if task == "image":
+            self.count("images", "error")
+
     def rejected(self, reason: str, *, by_image: bool = False) -> None:
         """A request was refused before the engine worked on it, maybe because of an input image;
         `reason` is a code of ours."""
@@ -287,8 +190,11 @@ class Metrics:
             "cond": event.num_cond_rows,
             "uncond": event.num_uncond_rows,
         }
-        for kind, num_rows in rows.items():
-            self.count("decode_rows", kind, amount=num_rows)
+        for branch, num_rows in rows.items():
+            self.observe("decode_rows", num_rows, branch)
+        self._engine.num_cfg_rows = 2 * event.num_uncond_rows
+        if event.num_cond_rows:
+            self.observe("image_step_seconds", event.duration_s)
         num_rows = sum(rows.values())
         self.observe("engine_batch_size", num_rows)
         self.observe("iteration_tokens", num_rows + event.num_prefill_tokens)
@@ -308,11 +214,13 @@ class Metrics:
         families: list[Counter | Histogram] = [*self._counters.values(), *self._histograms.values()]
         specs: list[CounterSpec | HistogramSpec] = [*COUNTERS.values(), *HISTOGRAMS.values()]
         for family, spec in zip(families, specs, strict=True):
-            if spec.labels == MODEL:
-                family.labels(self._model_name)
-            elif spec.labels == TASK:
-                for task in TASKS:
-                    family.labels(self._model_name, task)
+            own = spec.labels[:-1] if spec.values else spec.labels
+            if own not in (MODEL, TASK):
+                continue
+            for task in TASKS if own == TASK else (None,):
+                for value in spec.values or (None,):
+                    labels = [each for each in (task, value) if each is not None]
+                    family.labels(self._model_name, *labels)
 
     def _tokens(self, event: Finished, *, task: Task) -> None:
         usage = event.usage
@@ -325,7 +233,10 @@ class Metrics:
 
 
 class _EngineCollector(Collector):
-    """Reads the engine's statistics when somebody asks, not on every step."""
+    """Reads the engine's statistics when somebody asks, not on every step. `num_cfg_rows` is of the
+    last one."""
+
+    num_cfg_rows = 0
 
     def __init__(
         self,
@@ -347,7 +258,9 @@ class _EngineCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """One sample per metric of `ENGINE_GAUGES` and `ENGINE_COUNTERS`, and the memory."""
-        values = _values(self._stats())
+        stats = self._stats()
+        values = _values(stats)
+        values["cfg_rows_running"] = self.num_cfg_rows if stats.num_running else 0
         for name, text in ENGINE_GAUGES.items():
             gauge = GaugeMetricFamily(PREFIX + name, text, labels=MODEL)
             gauge.add_metric([self._model_name], values[name])

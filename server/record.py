@@ -14,9 +14,11 @@ from typing import Literal
 from starlette.requests import Request
 
 from janus_core.engine.events import Finished
+from janus_core.engine.request import ImageRequest
+from janus_core.engine.request import Request as EngineRequest
 from server.principal import ANONYMOUS, Principal
 
-Task = Literal["chat", "image"]
+Task = Literal["chat", "image", "caption"]
 
 _KEY = "janus.record"
 """Where the middleware leaves the record in the ASGI scope."""
@@ -87,6 +89,14 @@ class RequestRecord:
         if self.prompt is not None:
             fields["prompt"] = self.prompt
         return fields
+
+
+def task_of(request: EngineRequest, record: RequestRecord) -> Task:
+    """What a request to the engine counts as. One HTTP request may make two of them, as a picture
+    that is drawn by the caption of another."""
+    if isinstance(request, ImageRequest):
+        return "image"
+    return "caption" if record.task == "caption" else "chat"
 
 
 def attach_record(scope_values: dict[str, object], record: RequestRecord) -> None:

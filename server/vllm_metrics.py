@@ -55,7 +55,8 @@ ENDS: Mapping[str, str | None] = {
 }
 """What vLLM counts in `request_success`: the reason where ours is a counter of its own."""
 
-_TASK = "task"
+_ONLY_OURS = frozenset({"task", "reason"})
+"""Labels that vLLM's metrics do not have: their series are added up."""
 
 
 class Source(Protocol):
@@ -95,14 +96,14 @@ class VllmNames(Collector):
             yield success
 
     def _renamed(self, family: Metric, name: str, *, reason: str | None = None) -> Metric:
-        """`family` under vLLM's name and labels, its tasks added up."""
+        """`family` under vLLM's name and labels."""
         renamed = Metric(VLLM_PREFIX + name, family.documentation, family.type)
         sums: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
         for sample in family.samples:
             ending = sample.name.removeprefix(family.name)
             if ending == "_created":
                 continue
-            labels = {key: value for key, value in sample.labels.items() if key != _TASK}
+            labels = {k: value for k, value in sample.labels.items() if k not in _ONLY_OURS}
             labels |= self._labels
             if reason is not None:
                 labels["finished_reason"] = reason

@@ -123,6 +123,21 @@ def test_every_metric_is_documented() -> None:
     assert set(documented) == {f"`{name}`" for name in names}
 
 
+def test_every_label_is_documented_with_its_values() -> None:
+    text = _section(OPERATIONS, "Labels")
+    labels = {row[0].strip("`") for row in _rows(text)}
+    specs = {**metrics.COUNTERS, **metrics.HISTOGRAMS}
+    used = {label for spec in specs.values() for label in spec.labels} - {"model_name"}
+    assert used <= labels
+    for name, spec in specs.items():
+        if not spec.values:
+            continue
+        rows = [row for row in _rows(text) if row[0] == f"`{spec.labels[-1]}`" and name in row[1]]
+        assert rows, name
+        assert set(spec.values) <= _names(rows[0][2]), name
+    assert set(metrics.TASKS) <= _names(text)
+
+
 def _statuses() -> set[int]:
     """Every status that the code of the server names: in its tables, refusals and responses."""
     found = {200}

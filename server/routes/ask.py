@@ -73,7 +73,7 @@ async def _answer(form: Form, body: CaptionRequest, request: Request) -> Respons
         request,
         requests,
         AnswerReplies(context, seed=requests[0].sampling.seed, key=key),
-        task="chat",
+        task="chat" if isinstance(body, AskRequest) else "caption",
         stream=body.stream or "text/event-stream" in request.headers.get("accept", ""),
         token_limit=body.token_limit,
     )

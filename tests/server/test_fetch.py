@@ -83,6 +83,7 @@ async def fetcher(
         "timeout_s": 1.0,
         "max_pending": 8,
         "observe": lambda _outcome, _duration_s: None,
+        "on_blocked": lambda _reason: None,
         "resolve": names or Names(host=[[PUBLIC]]),
         # Trusts nobody; loading the system's certificates would take longer than most tests.
         "tls": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
@@ -315,14 +316,42 @@ async def test_waiting_requests_are_bounded_and_leave_nothing_behind(public: Pic
 
 
 async def test_outcomes_are_counted(public: PictureHost):
-    seen = []
+    seen, blocked = [], []
     observe = lambda outcome, duration_s: seen.append(outcome)  # noqa: E731, ARG005
-    async with fetcher(observe=observe) as made:
+    async with fetcher(observe=observe, on_blocked=blocked.append) as made:
         await fetched(made, f"http://host.example:{public.port}/cat.png")
         await refused(made, f"http://{PRIVATE}/")
         await refused(made, "https://host.example:25/")
         await refused(made, f"http://host.example:{public.port}/nothing")
     assert seen == ["ok", "refused", "refused", "failed"]
+    assert blocked == ["address", "port"]
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("http://inside.example/", "address"),
+        ("http://nobody.example/", "address"),
+        ("http://other.test/", "host"),
+        ("http://host.example:25/", "port"),
+        ("http://user@host.example/", "url"),
+        ("http://host.example:99999/", "url"),
+        ("http://host.example:{port}/away", "redirect"),
+        ("http://host.example:{port}/round", "redirect"),
+        ("http://host.example:{port}/inside", "address"),
+    ],
+)
+async def test_what_is_not_fetched_is_counted_by_the_rule_that_forbids_it(
+    public: PictureHost, url: str, reason: str
+):
+    public.answers["/round"] = redirect("/round")
+    public.answers["/away"] = redirect("http://host.example/\\x")
+    public.answers["/inside"] = redirect("http://inside.example/")
+    blocked = []
+    names = Names(host=[[PUBLIC]], inside=[[PRIVATE]])
+    async with fetcher(names, domains="*.example", on_blocked=blocked.append) as made:
+        await refused(made, url.format(port=public.port))
+    assert blocked == [reason]
 
 
 # Certificates.

@@ -108,7 +108,11 @@ def test_metrics_count_what_was_done(client: httpx2.Client):
     assert grown("e2e_request_latency_seconds_count", **image) == 2
     assert grown("request_params_n_sum", **image) == 2
     assert grown("requests_rejected_total", reason="invalid_value") == 1
-    assert grown("decode_rows_total", kind="cond") == grown("decode_rows_total", kind="uncond") > 0
+    assert grown("decode_rows_sum", branch="cond") == grown("decode_rows_sum", branch="uncond") > 0
+    assert grown("decode_rows_count", branch="text") == grown("step_seconds_count")
+    assert 0 < grown("image_step_seconds_count") < grown("step_seconds_count")
+    assert grown("images_total", finish_reason="stop") == 2
+    assert after[(f"{PREFIX}cfg_rows_running", ("model_name", "tiny"))] == 0
     assert after[(f"{PREFIX}num_requests_running", ("model_name", "tiny"))] == 0
 
 

@@ -73,7 +73,7 @@ def test_what_every_server_counts_begins_at_zero(tiny_checkpoint):
     server = ServerInThread(model=str(tiny_checkpoint), served_model_name="tiny")
     with server, server.client() as client:
         assert value(client, "client_disconnects_total") == 0
-        assert value(client, "request_failure_total", task="image") == 0
+        assert value(client, "request_failure_total", task="image", reason="step_failed") == 0
         assert value(client, "time_to_first_token_seconds_count", task="chat") == 0
 
 
