@@ -15,8 +15,10 @@ import torch
 
 from janus_core.config import BackboneConfig, ModelConfig
 from janus_core.engine.settings import (
+    DEFAULT_SEQUENCES,
     DEFAULT_STEP_TOKENS,
     MIN_PREFILL_TOKENS,
+    SPARE_PROMPT_TOKENS,
     EngineSettings,
     bytes_per_position,
 )
@@ -38,6 +40,10 @@ CUDA_SHARE = 0.85
 CUDA_RESERVE_BYTES = 2**30
 CPU_SHARE = 0.25
 CPU_LIMIT_BYTES = 4 * 2**30
+
+# Pictures at once on CUDA. With two rows each, reading the weights is still most of a step, so that
+# one picture more costs the others little. Chosen, not measured.
+CUDA_PICTURES = 64
 
 # A chunk of a long prompt holds up everyone who is being answered. On a CPU it may do so for half a
 # second; a core was measured at 64 GFLOP/s in large fp32 products, and a step has other work too.
@@ -231,25 +237,39 @@ def fit(
     *,
     reserved_bytes: int = 0,
 ) -> EngineSettings:
-    """The settings with the size of the KV pool and the tokens of a step decided; call it once the
-    weights are in place.
+    """The settings with the sequences at once, the size of the KV pool and the tokens of a step
+    decided; call it once the weights are in place.
 
     What was asked for is left alone. Otherwise the pool gets its share of the free memory less
     `reserved_bytes` (weights still to be loaded), at most what `max_sequences` of full length could
     use. Raises CheckpointError if not even one picture fits.
     """
+    is_asked = settings.kv_positions is not None or settings.kv_bytes is not None
+    if is_asked:
+        positions = settings.pool_positions(config, bytes_per_value=placement.kv_dtype.itemsize)
+    else:
+        positions = _free_positions(config, placement, reserved_bytes=reserved_bytes)
+    chosen = _sequences(settings, config, placement, positions=positions)
+    if chosen != settings.max_sequences:
+        settings = replace(settings, max_sequences=chosen)
     if settings.step_token_budget is None:
         tokens = _step_tokens(config.backbone, placement, max_sequences=settings.max_sequences)
         settings = replace(settings, step_token_budget=tokens)
-    if settings.kv_positions is not None or settings.kv_bytes is not None:
+    if is_asked:
         return settings
+    most = settings.max_sequences * config.backbone.max_positions
+    return replace(settings, kv_positions=min(positions, most))
+
+
+def _free_positions(config: ModelConfig, placement: Placement, *, reserved_bytes: int) -> int:
+    """What the pool may have. Raises CheckpointError if that is less than one picture needs."""
     per_position = bytes_per_position(config.backbone, placement.kv_dtype.itemsize)
     free = free_bytes(placement.device) - reserved_bytes
     if placement.device.type == "cuda":
         budget = int((free - CUDA_RESERVE_BYTES) * CUDA_SHARE)
     else:
         budget = min(int(free * CPU_SHARE), CPU_LIMIT_BYTES)
-    positions = min(budget // per_position, settings.max_sequences * config.backbone.max_positions)
+    positions = budget // per_position
     # A guided picture is two sequences; half as much again holds their prompts and a little text.
     least = 3 * config.vq.num_codes
     if positions < least:
@@ -259,7 +279,20 @@ def fit(
             f"picture needs {least * per_position / 2**20:.0f}. Free some memory, choose a smaller "
             "model, or set kv_positions."
         )
-    return replace(settings, kv_positions=positions)
+    return positions
+
+
+def _sequences(
+    settings: EngineSettings, config: ModelConfig, placement: Placement, *, positions: int
+) -> int:
+    """Sequences at once, if nobody says how many: on a CPU few, because each takes time of all
+    others; on CUDA `CUDA_PICTURES` beside what is kept for text, or as many as the pool has room
+    for."""
+    if settings.is_sized or placement.device.type != "cuda":
+        return settings.max_sequences
+    wanted = math.ceil(2 * CUDA_PICTURES / (1.0 - settings.text_reserve))
+    per_sequence = min(config.vq.num_codes + SPARE_PROMPT_TOKENS, config.backbone.max_positions)
+    return max(DEFAULT_SEQUENCES, min(wanted, positions // per_sequence))
 
 
 def _step_tokens(backbone: BackboneConfig, placement: Placement, *, max_sequences: int) -> int:

@@ -96,7 +96,9 @@ class Settings(AccessSettings, IntakeSettings):
         None, description="Bytes of the KV pool, instead of kv_positions."
     )
     max_sequences: Annotated[int, Field(ge=2)] | None = Field(
-        None, description="Sequences decoded at once; a guided image is two."
+        None,
+        description="Sequences decoded at once; a guided image is two. Default: 32 on a CPU; on "
+        "CUDA 64 guided images beside answers, or what the pool has room for.",
     )
     step_token_budget: Positive | None = Field(
         None,

@@ -4,7 +4,7 @@ Owns the limits and their defaults; knows no model and no torch. Invariant: sett
 constructed are consistent with each other (`__post_init__` refuses the rest by name).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from janus_core.config import BackboneConfig, ModelConfig
 from janus_core.errors import ParameterError
@@ -12,6 +12,9 @@ from janus_core.errors import ParameterError
 SLOT_UNIT = 32
 """Slots are multiples of this many positions, and start at one. Attention reads whole units, so it
 is a multiple of every vector width too."""
+
+DEFAULT_SEQUENCES = 32
+"""Sequences at once where nobody says how many and `janus_core.device.fit` does not either."""
 
 DEFAULT_STEP_TOKENS = 512
 """Tokens of a step where the machine does not ask for fewer (`janus_core.device.fit`)."""
@@ -28,8 +31,9 @@ class EngineSettings:
     """Limits of one engine.
 
     The KV pool holds `kv_positions` positions, or what fits into `kv_bytes`; with neither, room for
-    `max_sequences` pictures. `max_sequences` bounds the rows of a batch (a guided picture has two),
-    `step_token_budget` the tokens of a step (`tokens_per_step` if it is not given). The queue is
+    `max_sequences` pictures. `max_sequences` bounds the rows of a batch (a guided picture has two);
+    0 leaves it to the device, so that `is_sized` is false until `fit` has decided.
+    `step_token_budget` bounds the tokens of a step (`tokens_per_step` without it). The queue is
     bounded by `max_waiting` requests of each kind, by `max_waiting_bytes` of what they hold, and by
     `max_queue_s`, the forecast time until a request begins. `text_reserve` and `image_reserve` are
     the fractions of sequences and positions kept from the other kind; text borrows the pictures'
@@ -52,7 +56,7 @@ class EngineSettings:
 
     kv_positions: int | None = None
     kv_bytes: int | None = None
-    max_sequences: int = 32
+    max_sequences: int = 0
     step_token_budget: int | None = None
     max_waiting: int = 256
     max_waiting_bytes: int = 256 * 2**20
@@ -75,8 +79,11 @@ class EngineSettings:
     threaded_rendering: bool = False
     cuda_graphs: bool = True
     deterministic: bool = False
+    is_sized: bool = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "is_sized", self.max_sequences != 0)
+        object.__setattr__(self, "max_sequences", self.max_sequences or DEFAULT_SEQUENCES)
         if self.kv_positions is not None and self.kv_bytes is not None:
             raise ParameterError("Give kv_positions or kv_bytes, not both.", param="kv_bytes")
         for name in ("max_waiting", "text_growth_tokens", "patience_steps", "encodes_per_step"):

@@ -19,8 +19,10 @@ from janus_core.device import (
     with_formats,
 )
 from janus_core.engine.events import Event, Finished, TextDelta
+from janus_core.engine.kinds import Kind
 from janus_core.engine.request import Constraint
 from janus_core.engine.settings import EngineSettings, bytes_per_position
+from janus_core.engine.slots import SlotPool
 from janus_core.errors import (
     CheckpointError,
     ContextLengthError,
@@ -383,6 +385,24 @@ def test_the_pool_fits_the_machine(pipeline: Pipeline) -> None:
     with pytest.raises(CheckpointError, match="Not enough memory on cpu"):
         fit(EngineSettings(), config, cpu, reserved_bytes=2**60)
     assert all(dtype.itemsize in (2, 4) for dtype in DTYPES.values())
+
+
+def test_a_gpu_draws_as_many_pictures_at_once_as_are_promised(pipeline: Pipeline) -> None:
+    """64 guided ones beside what is kept for text, where the pool has room; a CPU stays at 32."""
+    config, gpu = pipeline.config, Placement(torch.device("cuda", 0), torch.bfloat16)
+    per_sequence = min(config.vq.num_codes + 256, config.backbone.max_positions)
+
+    def chosen(positions: int, placement: Placement = gpu, **fields) -> EngineSettings:
+        return fit(EngineSettings(kv_positions=positions, **fields), config, placement)
+
+    roomy = chosen(400 * per_sequence)
+    pictures = Kind(roomy, SlotPool(400 * per_sequence), reserve_of_others=roomy.text_reserve)
+    assert pictures.capacity(2, per_sequence) == 64
+    assert chosen(100 * per_sequence).max_sequences == 100
+    assert chosen(20 * per_sequence).max_sequences == 32, "less only on request"
+    assert chosen(400 * per_sequence, max_sequences=8).max_sequences == 8
+    assert chosen(400 * per_sequence, place("cpu")).max_sequences == 32
+    assert EngineSettings().max_sequences == 32
 
 
 def test_weights_shrink_to_their_format_once_they_are_read() -> None:
