@@ -89,6 +89,9 @@ class AsleepError(CapacityError):
     """The server has given its memory back until somebody wakes it."""
 
 
+MAX_RETRY_AFTER_S = 120.0
+"""The longest that a client is told to wait: OpenAI's wait no longer."""
+
 ASLEEP_RETRY_S = 30.0
 """When to ask a sleeping server again: nothing tells when somebody will wake it."""
 

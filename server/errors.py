@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from janus_core.errors import (
+    MAX_RETRY_AFTER_S,
     RESTART_RETRY_S,
     AbortedError,
     AsleepError,
@@ -76,10 +77,12 @@ class ErrorReply:
 
     def headers(self) -> dict[str, str]:
         """`retry-after` in whole seconds, the hint OpenAI's clients obey first, and what else the
-        status asks for."""
+        status asks for. Who has to wait for longer than is ever said comes back and is told
+        again."""
         headers = dict(self.extra_headers)
         if self.retry_after_s is not None:
-            headers["retry-after"] = str(max(1, math.ceil(self.retry_after_s)))
+            wait_s = min(max(1.0, self.retry_after_s), MAX_RETRY_AFTER_S)
+            headers["retry-after"] = str(math.ceil(wait_s))
         if self.should_retry is not None:
             headers["x-should-retry"] = "true" if self.should_retry else "false"
         return headers

@@ -23,6 +23,7 @@ from janus_core.engine.stats import EngineStats
 from janus_core.engine.waiting_room import WaitingRoom, num_bytes_of
 from janus_core.errors import (
     ASLEEP_RETRY_S,
+    MAX_RETRY_AFTER_S,
     RESTART_RETRY_S,
     AsleepError,
     DrainingError,
@@ -33,9 +34,6 @@ from janus_core.errors import (
 
 RATE_DECAY = 0.9
 """Weight of the past in the running mean of the time between the ends of two requests."""
-
-MAX_RETRY_AFTER_S = 120.0
-"""OpenAI's clients wait no longer than that."""
 
 logger = logging.getLogger(__name__)
 

@@ -74,6 +74,14 @@ def test_the_table(error: JanusError, status: int, type_: str, param: str | None
     assert (reply.status, reply.type, reply.param, reply.code) == (status, type_, param, code)
 
 
+@pytest.mark.parametrize(
+    ("wait_s", "header"), [(0.0, "1"), (1.2, "2"), (120.0, "120"), (120.1, "120"), (1912.0, "120")]
+)
+def test_nobody_is_told_to_wait_for_longer_than_clients_do(wait_s: float, header: str):
+    error = RateLimitError("M.", retry_after_s=wait_s)
+    assert reply_for(error).headers()["retry-after"] == header
+
+
 def test_what_an_exception_said_stays_in_the_log():
     assert "/root" not in reply_for(StepError("cannot read /root/x")).message
     assert "/root" not in reply_for(JanusError("cannot read /root/x")).message
