@@ -5,7 +5,8 @@ event loop only. Invariants: a drawing is listed exactly as long as somebody wai
 nobody sees or ends those of another tenant.
 """
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -27,11 +28,23 @@ class LiveDrawing:
     shown: Pixels | None = None
     previews: dict[int, Pixels] = field(default_factory=dict)
     finished: dict[int, Pixels] = field(default_factory=dict)
+    _encoding: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _encoded: tuple[Pixels, str] | None = None
 
     @property
     def progress(self) -> float:
         """0 to 1, over all pictures and all their codes."""
         return sum(self.num_drawn.values()) / (self.num_pictures * self.num_codes)
+
+    async def shown_file(self, encode: Callable[[Pixels], Awaitable[str]]) -> str | None:
+        """`shown` as `encode` makes it a file: once, for all who ask while it is the newest."""
+        async with self._encoding:
+            if self.shown is None:
+                return None
+            if self._encoded is None or self._encoded[0] is not self.shown:
+                shown = self.shown  # there may be a newer one by the time this is encoded
+                self._encoded = shown, await encode(shown)
+            return self._encoded[1]
 
     async def run(self) -> None:
         """Follow the drawing to its end; an interrupted one ends with what there is."""

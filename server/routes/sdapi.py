@@ -7,6 +7,7 @@ expect.
 
 from fastapi import APIRouter, Request, Response
 
+from janus_core.engine.events import Pixels
 from janus_core.engine.request import ImageRequest
 from server.answer import caption_of
 from server.context import Context, context_of
@@ -66,11 +67,13 @@ async def progress(request: Request, *, skip_current_image: bool = False) -> Pro
             textinfo=None,
             current_task=None,
         )
-    drawing, shown = live[0], None
-    if drawing.shown is not None and not skip_current_image:
-        height, width = drawing.shown.shape[:2]
-        style = PictureFormat(width, height, "png")
-        shown = await context.offload.admit(style.encode, drawing.shown, metadata={})
+    drawing = live[0]
+
+    async def encode(pixels: Pixels) -> str:
+        style = PictureFormat(pixels.shape[1], pixels.shape[0], "png")
+        return await context.offload.admit(style.encode, pixels, metadata={})
+
+    shown = None if skip_current_image else await drawing.shown_file(encode)
     return Progress(
         progress=drawing.progress,
         eta_relative=drawing.handle.remaining_s() or 0.0,
