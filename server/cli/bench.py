@@ -43,12 +43,22 @@ def bench(
         str, typer.Option(envvar="JANUS_KV_FORMAT", help="As for serve.")
     ] = "auto",
     native: Annotated[bool, typer.Option(envvar="JANUS_NATIVE", help="As for serve.")] = True,
+    attention: Annotated[
+        str, typer.Option(envvar="JANUS_ATTENTION", help="As for serve.")
+    ] = "auto",
+    cuda_graphs: Annotated[
+        bool, typer.Option(envvar="JANUS_CUDA_GRAPHS", help="As for serve.")
+    ] = True,
+    deterministic: Annotated[
+        bool, typer.Option(envvar="JANUS_DETERMINISTIC", help="As for serve.")
+    ] = False,
     threads: Annotated[str, typer.Option(envvar="JANUS_THREADS", help="As for serve.")] = "auto",
 ) -> None:
     """Time pictures, chats and questions on this machine; `janus bench serve` times a server."""
     if context.invoked_subcommand is not None:
         return
     with loading():
+        from janus_core.engine.settings import EngineSettings
         from server.bench.commands import bench_engine
         from server.cli.terminal import load_pipeline
 
@@ -59,7 +69,9 @@ def bench(
         weight_format=weight_format,
         kv_format=kv_format,
         native=native,
+        attention=attention,
         threads=parse_threads(threads),
+        settings=EngineSettings(cuda_graphs=cuda_graphs, deterministic=deterministic),
     )
     bench_engine(pipeline, rounds=rounds, output=output)
 

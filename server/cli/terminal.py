@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from janus_core.engine.settings import EngineSettings
 from janus_core.errors import ParameterError
 from janus_core.pipeline import Pipeline
 from server.heap import loading
@@ -21,7 +22,9 @@ def load_pipeline(
     weight_format: str = "auto",
     kv_format: str = "auto",
     native: bool = True,
+    attention: str = "auto",
     threads: int = 0,
+    settings: EngineSettings | None = None,
 ) -> Pipeline:
     """Load a model for one command, with a spinner meanwhile."""
     console = status_console()
@@ -33,7 +36,9 @@ def load_pipeline(
             weight_format=weight_format,
             kv_format=kv_format,
             native=native,
+            attention=attention,
             threads=threads,
+            settings=settings,
         )
 
 

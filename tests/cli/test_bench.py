@@ -40,6 +40,23 @@ def test_the_engine_is_timed(janus, tiny_checkpoint: Path, tmp_path: Path) -> No
     }
 
 
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("--attention", "triton"), "attention"),
+        (("--deterministic",), "deterministic"),
+        (("--deterministic", "--no-cuda-graphs"), "cuda_graphs"),
+    ],
+)
+def test_what_needs_a_gpu_is_refused_by_name(
+    janus, tiny_checkpoint: Path, words: tuple[str, ...], named: str
+) -> None:
+    code, out, err = janus("-m", tiny_checkpoint, "--device", "cpu", *words)
+    assert code != 0
+    assert named in err
+    assert not out
+
+
 def test_a_server_is_timed(janus, tiny_checkpoint: Path, tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     with ServerInThread(model=str(tiny_checkpoint)) as running:
