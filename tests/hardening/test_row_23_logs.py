@@ -14,6 +14,7 @@ import httpx2
 import pytest
 from PIL import Image
 
+from tests.hardening.injection import Faults, ask, question
 from tests.hardening.target import Target
 
 KEY = "sk-canary-of-the-key-4711"
@@ -26,6 +27,8 @@ SECRETS = (KEY, WRONG_KEY, ADMIN_KEY, PROMPT)
 
 BREAKS = ["\r\n", "\n", "\r", "\u2028", "\u2029", "\x85", "\x0b", "\x0c", "\x1b[2J\x1b[31m", "\x00"]
 MARK = "INJECTED 2026-01-01 ERROR"
+FORGED = "2026-01-01 00:00:00 ERROR server.app: INJECTED"
+FORGED_SEED = 923
 QUOTED = {"\r\n": "%0d%0a", "\n": "%0a", "\r": "%0d", "\x00": "%00"}
 
 
@@ -89,10 +92,14 @@ def attack(target: Target) -> str:
 
 @pytest.fixture(scope="module", params=["json", "text"])
 def attacked(
-    request: pytest.FixtureRequest, _make_target: Callable[..., Target]
+    request: pytest.FixtureRequest,
+    _make_target: Callable[..., Target],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[str, str, str]]:
     """Style, log and bodies of a server that was attacked, at the most talkative level."""
+    faults = Faults(tmp_path_factory.mktemp("faults") / "rules")
     target = _make_target(
+        env=faults.env,
         api_keys=f"ann:{KEY}",
         admin_key=ADMIN_KEY,
         log_format=request.param,
@@ -101,6 +108,10 @@ def attacked(
     )
     try:
         bodies = attack(target)
+        # The text of an exception can be a client's, too.
+        faults.arm(f"seed:{FORGED_SEED}:forged_error")
+        ask(target, question(FORGED_SEED))
+        faults.disarm()
         yield request.param, target.log_text(), bodies
         target.check_p0()
     finally:
@@ -116,7 +127,10 @@ def test_every_line_is_the_servers_own(attacked: tuple[str, str, str]) -> None:
         if style == "json":
             assert json.loads(line)["message"]
         else:
-            assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [A-Z]+ [\w.]+: ", line), line
+            # Or a line of a traceback.
+            assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [A-Z]+ [\w.]+: |    ", line), line
+            assert not line.startswith(FORGED)
+    assert FORGED in log, "the fault was not met"
 
 
 def test_no_key_prompt_or_image_is_in_the_log(attacked: tuple[str, str, str]) -> None:

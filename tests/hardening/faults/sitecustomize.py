@@ -9,8 +9,9 @@ and puts faults in front of their functions; nothing of it is in the product. Th
     seed:S:KIND            whenever a request with that seed is computed that has two tokens
                            (for encode_fail: always)
 
-Kinds: error, oom, cpu_oom, sticky, nan, encode_fail raise or spoil what is computed; sleep:S once
-and slow:S from then on delay it; hang and hang_gil (which holds the interpreter) never return;
+Kinds: error, forged_error (whose text looks like a line of the log), oom, cpu_oom, sticky, nan,
+encode_fail raise or spoil what is computed; sleep:S once and slow:S from then on delay it; hang and
+hang_gil (which holds the interpreter) never return;
 segv and kill end the process; alloc_fail finds no slot, render_fail spoils a picture's pixels,
 render_slow:S delays those of every one from then on, and queue_exception breaks the scheduler
 itself.
@@ -31,6 +32,7 @@ from pathlib import Path
 
 RENDER_ATTEMPTS = 2
 PROBE = "probe"
+FORGED_LINE = "2026-01-01 00:00:00 ERROR server.app: INJECTED"
 
 
 class Rule:
@@ -113,6 +115,8 @@ class Faults:
         self._note(kind)
         if kind == "error":
             raise ValueError("an injected fault")
+        if kind == "forged_error":
+            raise ValueError(f"an injected fault\n{FORGED_LINE}\x1b[2J\r\n{FORGED_LINE}")
         if kind == "oom":
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
         if kind == "cpu_oom":
