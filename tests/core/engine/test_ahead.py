@@ -1,6 +1,6 @@
 """Pictures whose steps run ahead of the host, against the same pictures step by step.
 
-On a CPU, with the operations' twins in torch and a capture that only remembers what to run again.
+On a CPU, with the operations' twins in torch and a capture that replays what it recorded.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,8 @@ from janus_core.engine.events import Failed
 from janus_core.engine.graphs import StepGraphs
 from janus_core.engine.request import ImageRequest, SamplingParams
 from janus_core.models.rows import RowsModel
-from janus_core.ops.cuda.eager_ops import EagerOps
 from tests.core.engine.support import ImageProgress, Log, Preview, Requests, finish, run
+from tests.core.engine.tape import RecordedOps, record
 
 
 class CountedGraphs(StepGraphs):
@@ -43,8 +43,8 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[CountedGraphs]:
 
     def new(model, kv, settings, *, spare_start):
         graphs = CountedGraphs(
-            RowsModel(model, kv, ops=EagerOps()),
-            capture=lambda work: (work(), work)[1],
+            RowsModel(model, kv, ops=RecordedOps()),
+            capture=record,
             spare_start=spare_start,
             is_deterministic=settings.deterministic,
         )

@@ -1,6 +1,7 @@
 """A whole engine whose steps run from static memory, against one that runs them call by call.
 
-On a CPU, with the operations' twins in torch in place of the kernels.
+On a CPU, with the operations' twins in torch in place of the kernels, and a capture that replays
+what it recorded.
 """
 
 import logging
@@ -22,6 +23,7 @@ from janus_core.models.rows import RowsModel
 from janus_core.ops.cuda.decode_ops import Rows
 from janus_core.ops.cuda.eager_ops import EagerOps
 from tests.core.engine.support import Log, Requests, run
+from tests.core.engine.tape import RecordedOps, record
 
 
 def _on_graphs(monkeypatch: pytest.MonkeyPatch) -> list[StepGraphs]:
@@ -30,8 +32,8 @@ def _on_graphs(monkeypatch: pytest.MonkeyPatch) -> list[StepGraphs]:
 
     def new(model, kv, settings, *, spare_start):
         graphs = StepGraphs(
-            RowsModel(model, kv, ops=EagerOps()),
-            capture=lambda work: (work(), work)[1],
+            RowsModel(model, kv, ops=RecordedOps()),
+            capture=record,
             spare_start=spare_start,
             is_deterministic=settings.deterministic,
         )

@@ -1,9 +1,8 @@
 """Steps over rows: static memory, padding and passes, against the model's own forward pass.
 
-On a CPU, with the operations' twins in torch and a capture that only remembers what to run again.
+On a CPU, with the operations' twins in torch and a capture that records operations and replays them
+without Python, as CUDA does.
 """
-
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -15,24 +14,23 @@ from janus_core.models.janus import JanusModel
 from janus_core.models.kv_pool import KvPool
 from janus_core.models.rows import RowsModel
 from janus_core.ops.cuda.decode_ops import Rows
-from janus_core.ops.cuda.eager_ops import EagerOps
 from janus_core.ops.sampling import SamplingRow, sample
 from tests.core.engine.fake_cuda import FakeCuda
 from tests.core.engine.support import Requests
+from tests.core.engine.tape import RecordedOps, Refused, record
 
 SPARE = 1024
 NUM_POSITIONS = SPARE + 32
 
 
-class Recorder(EagerOps):
-    """Remembers how many rows every call had."""
+class CountedOps(RecordedOps):
+    """Remembers how many rows every captured call has."""
 
     def __init__(self) -> None:
         self.num_rows: set[int] = set()
 
     def attend(self, q_RNH: torch.Tensor, kv_2KPH: torch.Tensor, rows: Rows) -> torch.Tensor:
         self.num_rows.add(len(q_RNH))
-        assert int(rows.contexts_R.max()) <= rows.reach
         return super().attend(q_RNH, kv_2KPH, rows)
 
 
@@ -45,10 +43,10 @@ class Bench:
             KvPool.allocate(model.config, NUM_POSITIONS, device=model.device, dtype=model.dtype)
             for _ in range(2)
         )
-        self.ops = Recorder()
+        self.ops = CountedOps()
         self.graphs = StepGraphs(
             RowsModel(model, self.kv, ops=self.ops),
-            capture=_remember,
+            capture=record,
             spare_start=SPARE,
             is_deterministic=is_deterministic,
         )
@@ -61,11 +59,6 @@ class Bench:
         for mine, twin in zip(self.kv.layers, self.twin_kv.layers, strict=True):
             torch.testing.assert_close(mine[:, :, :SPARE], twin[:, :, :SPARE], atol=2e-5, rtol=1e-4)
         return hidden_TD
-
-
-def _remember(work: Callable[[], None]) -> Callable[[], None]:
-    work()
-    return work
 
 
 def _inputs(
@@ -223,6 +216,63 @@ def test_a_batch_after_steps_ahead_starts_from_idle_rows(model: JanusModel) -> N
     for layer, old in zip(bench.kv.layers, before, strict=True):
         touched = (layer != old).any(-1).any(0).any(0).nonzero().flatten().tolist()
         assert set(touched) <= {512, SPARE}
+
+
+def test_contexts_are_within_the_reach_of_their_graph(model: JanusModel) -> None:
+    """What lies beyond would not be read."""
+    bench, asked = Bench(model), []
+    graph = bench.graphs._graph
+
+    def noting(kind: str, size: int, reach: int = 0):
+        asked.append(reach)
+        return graph(kind, size, reach)
+
+    bench.graphs._graph = noting
+    for num_tokens in (1, 5, 90):
+        bench.graphs.forward(_inputs((0, 0, num_tokens)))
+        assert asked[-1] >= num_tokens
+    inputs = _inputs(*((32 * slot, 0, 1) for slot in range(7)))
+    bench.graphs.run_ahead(inputs, PICTURES, num_steps=5)
+    assert asked[-1] >= 5
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda rows: int(rows.contexts_R.max()),
+        lambda rows: rows.contexts_R.tolist(),
+        lambda rows: rows.contexts_R[rows.contexts_R > 1],
+        lambda rows: bool(rows.positions_R.any()),
+    ],
+)
+def test_what_the_host_reads_while_capturing_is_found(model: JanusModel, read) -> None:
+    """It would be the idle rows' value for ever."""
+
+    class Asking(RecordedOps):
+        def attend(self, q_RNH: torch.Tensor, kv_2KPH: torch.Tensor, rows: Rows) -> torch.Tensor:
+            read(rows)
+            return super().attend(q_RNH, kv_2KPH, rows)
+
+    bench = Bench(model)
+    bench.graphs._model.ops = Asking()
+    with pytest.raises(Refused, match="makes the host wait"):
+        bench.graphs.forward(_inputs((0, 0, 5)))
+
+
+def test_what_python_decides_while_capturing_is_decided_for_ever(model: JanusModel) -> None:
+    """The tape has no Python: a step that depends on something else than memory would differ."""
+    bench, calls = Bench(model), []
+
+    class Counting(RecordedOps):
+        def silu_multiply(self, gate_up_RM: torch.Tensor) -> torch.Tensor:
+            calls.append(len(gate_up_RM))
+            return super().silu_multiply(gate_up_RM)
+
+    bench.graphs._model.ops = Counting()
+    bench.forward(_inputs((0, 0, 5)))
+    num_calls = len(calls)
+    bench.forward(_inputs((0, 5, 1), (64, 0, 7)))
+    assert len(calls) == num_calls > 0
 
 
 def test_all_captures_share_a_stream_and_a_pool(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,9 @@ from janus_core.engine.heads import FixedHeads
 from janus_core.engine.request import SamplingParams
 from janus_core.models.rows import RowsModel
 from janus_core.ops import sampling
-from janus_core.ops.cuda.eager_ops import EagerOps
 from janus_core.ops.sampling import SamplingRow, sample
 from tests.core.engine.support import Requests, run
+from tests.core.engine.tape import RecordedOps, record
 
 
 @pytest.mark.parametrize("num_rows", [1, FIXED_ROWS, FIXED_ROWS + 3])
@@ -99,8 +99,8 @@ def test_alone_and_together_heads_and_filters_have_the_same_rows(
 ) -> None:
     def new(model, kv, settings, *, spare_start):
         return StepGraphs(
-            RowsModel(model, kv, ops=EagerOps()),
-            capture=lambda work: (work(), work)[1],
+            RowsModel(model, kv, ops=RecordedOps()),
+            capture=record,
             spare_start=spare_start,
             is_deterministic=settings.deterministic,
         )
