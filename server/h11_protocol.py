@@ -20,10 +20,12 @@ from typing import Any
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
+from server.access_line import request_id, write_early_line
 from server.errors import INVALID_REQUEST, ErrorReply
 from server.h11_connection import HeadLimits, StrictConnection
 from server.lingering import LingeringTransport
-from server.listener import TOO_MANY_CODE, TOO_MANY_CONNECTIONS
+from server.listener import TOO_MANY_CODE, too_many_connections
+from server.record import id_in
 from server.reserve import Reserve
 
 LINGER_S = 2.0
@@ -152,7 +154,7 @@ class GuardedProtocol(H11Protocol):
         takes so few bytes without delay."""
         if not self._is_deaf and self.conn.our_state is h11.IDLE:
             self._limits.on_refusal(TOO_MANY_CODE)
-            self.transport.write(TOO_MANY_CONNECTIONS)
+            self.transport.write(too_many_connections())
         self._is_deaf = True
         self.transport.abort()
 
@@ -193,16 +195,26 @@ class GuardedProtocol(H11Protocol):
         self.transport.close()
 
     def _send(self, reply: ErrorReply) -> None:
+        id = self._id()
+        write_early_line(id, status=reply.status, code=reply.code or "")
         body = reply.json().encode()
         headers = [
             ("content-type", "application/json"),
             ("content-length", str(len(body))),
             ("connection", "close"),
+            ("x-request-id", id),
         ]
         reason = HTTPStatus(reply.status).phrase.encode()
         head = h11.Response(status_code=reply.status, headers=headers, reason=reason)
         for event in (head, h11.Data(data=body), h11.EndOfMessage()):
             self.transport.write(self.conn.send(event) or b"")
+
+    def _id(self) -> str:
+        """Of the request whose body this cuts off, if the app knows of it, else a new one."""
+        known = None
+        if self.cycle is not None and not self.cycle.response_complete:
+            known = id_in(self.cycle.scope)
+        return known or request_id()
 
     def _end(self) -> None:
         """Close once everything is sent and the client has stopped sending, or time is up."""

@@ -1,6 +1,6 @@
 """The listening socket, and how many connections it lets in.
 
-Owns its address and the bound; knows no HTTP but one canned answer, and imports nothing heavy.
+Owns its address and the bound; knows no HTTP but one answer, and imports nothing heavy.
 Invariants: an address in use is an error before the model is loaded, which can take minutes, not
 after; a connection too many is answered and closed at once, also when the process has no file
 descriptor left for it, instead of waiting in the kernel while the event loop is woken in vain. A
@@ -16,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from janus_core.errors import ParameterError
+from server.access_line import request_id, write_early_line
 
 NUM_SPARE = 64
 """Connections beyond the limit, among which probes find a place."""
@@ -29,10 +30,7 @@ TOO_MANY_BODY = (
     b'{"error": {"message": "The server has as many connections as it takes.", '
     b'"type": "service_unavailable", "param": null, "code": "%s"}}' % TOO_MANY_CODE.encode()
 )
-TOO_MANY_CONNECTIONS = (
-    b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\nretry-after: 1\r\n"
-    b"connection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(TOO_MANY_BODY), TOO_MANY_BODY)
-)
+TOO_MANY_HEADERS = {"retry-after": "1", "x-should-retry": "true"}
 
 OnRefusal = Callable[[str], None]
 
@@ -50,6 +48,20 @@ def bind(host: str, *, port: int) -> "Listener":
             f"Cannot listen on {host}:{port}: {error.strerror}.", param="port"
         ) from error
     return listener
+
+
+def too_many_connections() -> bytes:
+    """The answer to one connection too many, which is in the log from now on."""
+    id = request_id()
+    write_early_line(id, status=503, code=TOO_MANY_CODE)
+    headers = TOO_MANY_HEADERS | {
+        "content-type": "application/json",
+        "content-length": str(len(TOO_MANY_BODY)),
+        "connection": "close",
+        "x-request-id": id,
+    }
+    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    return f"HTTP/1.1 503 Service Unavailable\r\n{head}\r\n".encode() + TOO_MANY_BODY
 
 
 def url_of(listener: socket.socket) -> str:
@@ -130,7 +142,7 @@ class Listener(socket.socket):
         self.on_refusal(TOO_MANY_CODE)
         with connection, suppress(OSError):
             connection.setblocking(False)
-            connection.send(TOO_MANY_CONNECTIONS)
+            connection.send(too_many_connections())
             connection.shutdown(socket.SHUT_WR)
             connection.recv(2**16)
 

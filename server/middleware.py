@@ -7,9 +7,7 @@ gets exactly one answer with an `x-request-id`, one access line and one observat
 
 import asyncio
 import logging
-import re
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,18 +19,16 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from janus_core.errors import CapacityError
+from server.access_line import request_id, write_line
 from server.errors import INTERNAL
 from server.logs import printable
 from server.record import RequestRecord, attach_record
 from server.tracing import trace_id
 
 logger = logging.getLogger(__name__)
-access_logger = logging.getLogger("server.access")
 
 CLIENT_GONE = 499
 """nginx's status for a client that left before its answer; logged and counted, never sent."""
-
-_ACCEPTED_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 
 _QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics", "/load"})
 """Asked every few seconds by machines; logged at debug level only."""
@@ -63,7 +59,7 @@ class RequestContext:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        record = RequestRecord(_request_id(scope))
+        record = RequestRecord(request_id(Headers(scope=scope).get("x-request-id", "")))
         attach_record(scope, record)  # type: ignore[arg-type]  # a Scope is a MutableMapping
         started = time.perf_counter()
         answer = _Answer()
@@ -106,8 +102,7 @@ class RequestContext:
             **record.fields(),
         }
         level = logging.DEBUG if route in _QUIET and status == HTTPStatus.OK else logging.INFO
-        line = " ".join(f"{name}={value}" for name, value in fields.items())
-        access_logger.log(level, "%s", line, extra={"fields": fields})
+        write_line(fields, level=level)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,12 +207,6 @@ def route_of(scope: Scope) -> str:
     """The template of the route that answered: a closed set, fit for a metric's label."""
     route = scope.get("route")
     return route.path if isinstance(route, Route) else UNMATCHED
-
-
-def _request_id(scope: Scope) -> str:
-    """The client's `x-request-id` if it is a short plain word, else a new one."""
-    given = Headers(scope=scope).get("x-request-id", "")
-    return given if _ACCEPTED_ID.fullmatch(given) else f"req_{uuid.uuid4().hex}"
 
 
 def _append(pieces: list[bytes | bytearray], piece: bytes) -> None:

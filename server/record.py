@@ -109,6 +109,11 @@ def record_of(request: Request) -> RequestRecord:
     return record_in(request.scope)
 
 
+def id_in(scope_values: Mapping[str, object]) -> str | None:
+    """The id of the request with this ASGI scope; None before the app knows of it."""
+    return record_in(scope_values).request_id if _KEY in scope_values else None
+
+
 def record_in(scope_values: Mapping[str, object]) -> RequestRecord:
     """The record in an ASGI scope."""
     record = scope_values[_KEY]

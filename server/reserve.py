@@ -9,11 +9,18 @@ connections open keeps no probe out.
 from collections.abc import Callable, Collection, Sequence
 from typing import Protocol
 
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.listener import NUM_SPARE, TOO_MANY_BODY, TOO_MANY_CODE, Listener
+from server.access_line import request_id, write_early_line
+from server.listener import (
+    NUM_SPARE,
+    TOO_MANY_BODY,
+    TOO_MANY_CODE,
+    TOO_MANY_HEADERS,
+    Listener,
+)
 
 NUM_KEPT = NUM_SPARE // 2
 """As many again may come in one turn of the event loop. Where hundreds come in a second, a probe
@@ -66,7 +73,10 @@ class Reserve:
                 await app(scope, receive, send_last)
                 return
             self._on_refusal(TOO_MANY_CODE)
-            refusal = Response(TOO_MANY_BODY, 503, {"retry-after": "1"}, "application/json")
+            id = request_id(Headers(scope=scope).get("x-request-id", ""))
+            headers = TOO_MANY_HEADERS | {"x-request-id": id}
+            refusal = Response(TOO_MANY_BODY, 503, headers, "application/json")
             await refusal(scope, receive, send_last)
+            write_early_line(id, status=503, code=TOO_MANY_CODE)
 
         return answer
