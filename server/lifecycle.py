@@ -31,8 +31,8 @@ from server.app import create_app
 from server.context import Context
 from server.h11_connection import HeadLimits
 from server.h11_protocol import ConnectionLimits, GuardedProtocol
-from server.listener import Listener, allow_connections, url_of
-from server.metrics_port import MetricsServer
+from server.listener import NUM_SPARE, Listener, allow_connections, url_of
+from server.metrics_port import MAX_CONNECTIONS, MetricsServer
 from server.reserve import Reserve
 from server.settings import Settings
 
@@ -59,7 +59,8 @@ def serve(
 ) -> int:
     """Serve until a signal, then drain; return the exit code."""
     if isinstance(listener, Listener):
-        _bound(listener, settings.max_connections)
+        beside = 0 if metrics_listener is None else MAX_CONNECTIONS + NUM_SPARE
+        _bound(listener, settings.max_connections, beside=beside)
     app = create_app(pipeline, settings)
     server = DrainingServer(app, settings=settings, metrics_listener=metrics_listener)
     server.last_resort_s = settings.max_step_s + settings.watchdog_s if settings.watchdog_s else 0.0
@@ -291,9 +292,9 @@ def _connection_limits(
     )
 
 
-def _bound(listener: Listener, max_connections: int) -> None:
+def _bound(listener: Listener, max_connections: int, *, beside: int) -> None:
     """Let in no more connections than are wanted, and than there can be files."""
-    listener.max_connections = allow_connections(max_connections)
+    listener.max_connections = allow_connections(max_connections, beside=beside)
     if listener.max_connections < max_connections:
         logger.warning(
             "The limit of open files leaves room for %d connections instead of %d.",

@@ -70,11 +70,11 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def allow_connections(wanted: int) -> int:
+def allow_connections(wanted: int, *, beside: int = 0) -> int:
     """Raise the process's limit of file descriptors for so many connections, as far as it may be;
-    return how many fit, at least one."""
+    return how many fit, at least one. `beside` are those of other listeners."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    needed = wanted + _num_open_files() + RESERVED_FILES
+    needed = wanted + beside + _num_open_files() + RESERVED_FILES
     if soft != resource.RLIM_INFINITY and soft < needed:
         soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         with suppress(OSError, ValueError):

@@ -13,21 +13,34 @@ from contextlib import contextmanager
 import uvicorn
 from fastapi import FastAPI
 
+from server.access import METRICS_PATH, PROBES
 from server.context import Context
 from server.errors import install_handlers
 from server.h11_protocol import ConnectionLimits, GuardedProtocol
+from server.listener import Listener
 from server.middleware import RequestContext
+from server.reserve import Reserve
 from server.routes import health
+
+MAX_CONNECTIONS = 64
+"""Whoever collects metrics keeps one or two. More are let in for one answer each, as everything
+that is asked for here can be."""
 
 
 class MetricsServer(uvicorn.Server):
     """Answers on `listener` between `start` and `stop`."""
 
     def __init__(self, context: Context, listener: socket.socket) -> None:
+        on_refusal = context.metrics.connection_refused
+        reserve = Reserve(paths=PROBES | {METRICS_PATH}, on_refusal=on_refusal)
+        limits = ConnectionLimits(on_refusal=on_refusal, reserve=reserve)
+        if isinstance(listener, Listener):
+            listener.max_connections, listener.on_refusal = MAX_CONNECTIONS, on_refusal
+            reserve.listeners = [listener]
         super().__init__(
             uvicorn.Config(
                 _app(context),
-                http=GuardedProtocol.within(ConnectionLimits()),
+                http=GuardedProtocol.within(limits),
                 ws="none",
                 lifespan="off",
                 log_config=None,

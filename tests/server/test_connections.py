@@ -359,6 +359,8 @@ def test_no_more_connections_than_files(monkeypatch: pytest.MonkeyPatch):
     for soft, hard, expected in ((1024, 4096, 1000), (128, 128, 12), (64, 4096, 1000), (10, 10, 1)):
         limits["now"] = (soft, hard)
         assert allow_connections(1000) == expected
+        limits["now"] = (soft, hard)
+        assert allow_connections(1000, beside=10) == (2 if expected == 12 else expected)
 
 
 def refused(server: ServerInThread, reason: str) -> float:
