@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 CLIENTS := $(patsubst %,build/clients/%/.installed,current older helm $(if $(shell command -v npm),node))
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint types format unit test-slow test-hardening test-teeth fuzz test-clients test-ui screenshots test-gpu test-kernels gpu-check bench bench-large pictures clean
+.PHONY: help serve test lint types format unit test-slow test-hardening test-teeth test-soak fuzz test-clients test-ui screenshots test-gpu test-kernels gpu-check bench bench-large pictures clean
 
 help: ## Show the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -53,6 +53,10 @@ test-hardening: $(VENV)/.installed-dev ## Attacks and faults against a running s
 test-teeth: $(VENV)/.installed-dev ## The same against a naive demo, which must fail every row
 	$(BIN)/python -m pytest -m slow tests/hardening/test_teeth.py $(ARGS)
 
+test-soak: $(VENV)/.installed-dev ## Minutes of mixed traffic, and every query and alert, under a real Prometheus; installs it on Debian, as root
+	tests/debian.sh prometheus prometheus
+	$(BIN)/python -m pytest -m 'slow or not slow' tests/benchmarks/test_soak.py tests/docker/test_monitoring.py $(ARGS)
+
 fuzz: $(VENV)/.installed-dev ## 500 requests of each operation, made from the OpenAPI schema, to fit it and not to
 	$(BIN)/python -m pytest -m slow tests/hardening/test_fuzz.py tests/hardening/test_parameters.py $(ARGS)
 
@@ -77,11 +81,11 @@ build/clients/node/.installed: tests/clients/requirements/node/package-lock.json
 	touch $@
 
 test-ui: $(VENV)/.installed-dev build/ui/.installed ## The page in a browser; installs Chromium on Debian, as root
-	tests/ui/browser.sh
+	tests/debian.sh chromium,chromium-browser chromium fonts-inter
 	$(BIN)/python -m pytest -m ui tests/ui $(ARGS)
 
 screenshots: $(VENV)/.installed-dev ## Take the pictures of the page in the README again
-	tests/ui/browser.sh
+	tests/debian.sh chromium,chromium-browser chromium fonts-inter
 	$(BIN)/python -m tests.ui.screenshots
 
 # axe-core, which knows the rules of accessibility. Without npm its tests are skipped.
@@ -92,15 +96,19 @@ build/ui/.installed: tests/ui/requirements/package-lock.json
 	! command -v npm > /dev/null || npm ci --prefix $(@D) --no-audit --no-fund --ignore-scripts
 	touch $@
 
-test-gpu: $(VENV)/.installed-dev ## The tests that need a CUDA device
-	$(BIN)/python -m pytest -m gpu $(ARGS)
+test-gpu: $(VENV)/.installed-dev ## The CUDA kernels on a GPU, compiled instead of interpreted
+	$(BIN)/python -c 'import torch, triton; assert torch.cuda.is_available(), "no CUDA device"'
+	$(BIN)/python -m pytest tests/core/ops/cuda $(ARGS)
 
-test-kernels: $(VENV)/.installed-dev ## The CUDA kernels in Triton's interpreter; installs Triton (0.3 GB)
+test-kernels: $(VENV)/.installed-dev ## The CUDA kernels in Triton's interpreter and compiled for Hopper; installs Triton (0.3 GB)
 	$(BIN)/python -m pip install --quiet --editable '.[triton]'
 	$(BIN)/python -m pytest tests/core/ops/cuda $(ARGS)
 
-gpu-check: $(VENV)/.installed ## On a GPU: is the CUDA path right, and how fast; ARGS="--models 1b"
-	$(BIN)/python -m benchmarks.gpu_check $(ARGS)
+# Where python3 has a torch that sees a GPU, it is used as it is: such a machine may have no network.
+gpu-check: ## On a GPU: is the CUDA path right, and how fast; ARGS="--models 1b"
+	if python3 -c 'import torch; assert torch.cuda.is_available()' 2> /dev/null; \
+	then python3 -m benchmarks.gpu_check $(ARGS); \
+	else $(MAKE) $(VENV)/.installed && $(BIN)/python -m benchmarks.gpu_check $(ARGS); fi
 
 format: $(VENV)/.installed-dev ## Rewrite files in the house format
 	$(BIN)/ruff check --fix .
