@@ -17,7 +17,7 @@ from starlette.middleware.cors import CORSMiddleware
 from janus_core.pipeline import Pipeline
 from server.access import Access
 from server.administration import Administration
-from server.admission import Admission
+from server.admission import ASKING, DRAWING, Admission
 from server.context import Context
 from server.crowding import Crowding
 from server.dispatch import Dispatcher
@@ -122,7 +122,7 @@ def create_app(
     # The last one added is the outermost: it sees the refusals of the others.
     app.add_middleware(BodyLimit, limits=_body_limits(settings))
     _guard(app, settings, limits=limits, metrics=metrics)
-    app.add_middleware(RequestContext, observe=metrics.http)
+    app.add_middleware(RequestContext, observe=metrics.http, templates=ASKING | DRAWING)
     return app
 
 

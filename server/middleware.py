@@ -8,7 +8,7 @@ gets exactly one answer with an `x-request-id`, one access line and one observat
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -51,9 +51,13 @@ class _Answer:
 class RequestContext:
     """The outermost layer: gives each request its id and record, and writes its line."""
 
-    def __init__(self, app: ASGIApp, *, observe: HttpObserver) -> None:
+    def __init__(
+        self, app: ASGIApp, *, observe: HttpObserver, templates: Collection[str] = ()
+    ) -> None:
+        """`templates` are routes that are refused before they are looked up, when they are."""
         self._app = app
         self._observe = observe
+        self._templates = templates
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -89,7 +93,7 @@ class RequestContext:
     ) -> None:
         """One access line and one observation. An answer cut short counts as a client that left."""
         status = answer.status if answer.complete else CLIENT_GONE
-        route = route_of(scope)
+        route = route_of(scope, self._templates)
         self._observe(scope["method"], route, status, duration_s)
         fields: dict[str, object] = {
             "request_id": record.request_id,
@@ -203,10 +207,14 @@ class BodyLimit:
         )
 
 
-def route_of(scope: Scope) -> str:
-    """The template of the route that answered: a closed set, fit for a metric's label."""
+def route_of(scope: Scope, templates: Collection[str] = ()) -> str:
+    """The template of the route that answered, or would have: a closed set, fit for a metric's
+    label."""
     route = scope.get("route")
-    return route.path if isinstance(route, Route) else UNMATCHED
+    if isinstance(route, Route):
+        return route.path
+    path: str = scope["path"]
+    return path if path in templates else UNMATCHED
 
 
 def _append(pieces: list[bytes | bytearray], piece: bytes) -> None:

@@ -100,6 +100,8 @@ def metric(server: ServerInThread, name: str, **labels: str) -> float:
 @pytest.mark.parametrize("path", [CHAT, IMAGES, "/v1/ask", "/sdapi/v1/txt2img"])
 def test_a_full_queue_is_told_at_once_whatever_was_sent(small: ServerInThread, path: str) -> None:
     before = metric(small, "janus:requests_rejected_total", reason="queue_full")
+    by_route = {"handler": path, "status": "429"}
+    refused = metric(small, "http_requests_total", **by_route)
     with small.client() as client:
         reply = client.post(path, json=PICTURE | LONG)
         assert reply.status_code == 429
@@ -109,6 +111,7 @@ def test_a_full_queue_is_told_at_once_whatever_was_sent(small: ServerInThread, p
         assert client.post(path, content=b"x" * 100_000).status_code == 429
         assert client.get("/v1/models").status_code == 200
     assert metric(small, "janus:requests_rejected_total", reason="queue_full") == before + 2
+    assert metric(small, "http_requests_total", **by_route) == refused + 2
     assert sum(counts(small)) == 2 + 2 * MAX_WAITING
 
 
