@@ -21,7 +21,7 @@ from server.principal import Principal, attach_principal
 from server.rate_limits import RateLimits
 from server.record import record_in
 
-PROBES = frozenset({"/livez", "/readyz", "/health"})
+PROBES = frozenset({"/livez", "/readyz", "/health", "/ping"})
 """Asked by machines that have no key, and name whatever host they like."""
 
 OPEN_PATHS = PROBES | {"/"}

@@ -27,6 +27,7 @@ from server.schemas.chat_replies import (
     TopLogprob,
 )
 from server.sse import data_frame
+from server.tracing import note_response_id
 
 # OpenAI's lowest log-probability, for what JSON cannot say: minus infinity.
 MIN_LOGPROB = -9999.0
@@ -42,6 +43,7 @@ class ChatEnvelope:
         self._stream_usage = body.wants_usage
         self._usages: list[Usage] = []
         self._id = f"chatcmpl-{body.request_id or uuid.uuid4().hex}"
+        note_response_id(self._id)
         self._created = int(time.time())
 
     def completion(self, choices: list[Choice], *, seed: int) -> ChatCompletion:

@@ -73,7 +73,7 @@ def _app(context: Context) -> FastAPI:
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     app.state.context = context
     app.include_router(health.metrics_router)
-    for probe in (health.livez, health.readyz, health.health):
+    for probe in (health.livez, health.readyz, health.health, health.ping):
         app.add_api_route(f"/{probe.__name__}", probe)
     install_handlers(app, on_rejection=context.metrics.rejected)
     app.add_middleware(RequestContext, observe=context.metrics.http)

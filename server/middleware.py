@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 CLIENT_GONE = 499
 """nginx's status for a client that left before its answer; logged and counted, never sent."""
 
-_QUIET = frozenset({"/livez", "/readyz", "/health", "/metrics", "/load"})
+_QUIET = frozenset({"/livez", "/readyz", "/health", "/ping", "/metrics", "/load"})
 """Asked every few seconds by machines; logged at debug level only."""
 
 UNMATCHED = "unmatched"

@@ -22,6 +22,7 @@ from server.schemas.responses_replies import (
     ResponseObject,
     ResponseUsage,
 )
+from server.tracing import note_response_id
 
 
 class ResponseStates:
@@ -58,6 +59,7 @@ class ResponseStates:
             user=body.user,
             seed=sampling.seed,
         )
+        note_response_id(self._base.id)
         self._draws = body.draws
 
     def begun(self) -> ResponseObject:

@@ -41,6 +41,7 @@ async def submit_and_answer(
     context, record = context_of(request), record_of(request)
     record.task, record.num_choices = task, len(requests)
     handle = context.dispatcher.submit(requests, record=record)
+    handle.trace.answering(stream=bool(stream))
     context.metrics.observe("request_params_n", len(requests), task)
     if token_limit is not None:
         context.metrics.observe("request_params_max_tokens", token_limit, task)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi.telemetry import TelemetryConfig
 from opentelemetry import trace
 from opentelemetry.trace import NoOpTracer, Span, Status, StatusCode, Tracer, TracerProvider
+from opentelemetry.util.types import AttributeValue
 
 from janus_core.engine.events import Failed, Finished
 from janus_core.engine.request import Request, TextRequest
@@ -100,6 +101,11 @@ def trace_id() -> dict[str, object]:
     return {"trace_id": trace.format_trace_id(context.trace_id)} if context.is_valid else {}
 
 
+def note_response_id(response_id: str) -> None:
+    """Say under which id the calling task answers."""
+    trace.get_current_span().set_attribute("gen_ai.response.id", response_id)
+
+
 class RequestTrace:
     """The spans of what one HTTP request asked of the engine. Made where it is submitted."""
 
@@ -118,6 +124,11 @@ class RequestTrace:
             self._parent.set_attributes(_asked(request, model_name=self._model_name))
             if num_requests > 1:
                 self._parent.set_attribute("gen_ai.request.choice.count", num_requests)
+
+    def answering(self, *, stream: bool) -> None:
+        """Say in which way it is answered."""
+        if self._parent.is_recording():
+            self._parent.set_attribute("gen_ai.request.stream", stream)
 
     def finished(self, event: Finished) -> None:
         """Say how long what took, and what came out."""
@@ -167,11 +178,11 @@ class RequestTrace:
         return self._submitted_ns + int(offset_s * S)
 
 
-def _asked(request: Request, *, model_name: str) -> dict[str, str | int | float]:
+def _asked(request: Request, *, model_name: str) -> dict[str, AttributeValue]:
     """Attributes of a request, in the words of the conventions."""
     sampling = request.sampling
     is_text = isinstance(request, TextRequest)
-    attributes: dict[str, str | int | float] = {
+    attributes: dict[str, AttributeValue] = {
         "gen_ai.operation.name": "chat" if is_text else "generate_content",
         "gen_ai.provider.name": PROVIDER,
         "gen_ai.request.model": model_name,
@@ -183,6 +194,8 @@ def _asked(request: Request, *, model_name: str) -> dict[str, str | int | float]
     }
     if isinstance(request, TextRequest):
         attributes["gen_ai.request.max_tokens"] = request.max_tokens
+        if request.stop:
+            attributes["gen_ai.request.stop_sequences"] = list(request.stop)
         if request.constraint is not None and request.constraint.kind == "json_schema":
             attributes["gen_ai.output.type"] = "json"
     return attributes

@@ -54,7 +54,7 @@ PROCESS_METRICS = {
 MAKERS = {"ErrorReply", "_Row", "HTTPException"}
 """What is called with a status first."""
 
-PROBES = (health.livez, health.readyz, health.health)
+PROBES = (health.livez, health.readyz, health.health, health.ping)
 
 NO_LIMITS_OF_CLIENTS = {"max_sequences", "max_images", "max_step_s"}
 """Of the engine's steps: more than that waits, and is not refused."""

@@ -1,4 +1,4 @@
-"""`/health`, `/livez`, `/readyz`, `/version`, `/load` and `/metrics`.
+"""`/health`, `/ping`, `/livez`, `/readyz`, `/version`, `/load` and `/metrics`.
 
 Owns what machines ask about the server; knows nothing of its work. Invariants: `/readyz` is 200
 only if a request sent now would be taken, or the queue has not been full for long; `/health`, which
@@ -47,6 +47,12 @@ async def readyz(request: Request, response: Response) -> Health:
 async def health(request: Request, response: Response) -> Health:
     """The same, however full the queue is, under the name other servers use."""
     return _answer(response, _obstacle(context_of(request)))
+
+
+@router.get("/ping", responses=UNHEALTHY)
+async def ping(request: Request, response: Response) -> Health:
+    """As `/health`, where SageMaker asks."""
+    return await health(request, response)
 
 
 @router.get("/load")

@@ -13,7 +13,7 @@ from tests.hardening.target import Target
 KEY, ADMIN_KEY = "sk-row-eight-of-the-list", "sk-row-eight-of-the-admin"
 BEARER = {"authorization": f"Bearer {KEY}"}
 
-OPEN = {"/livez", "/readyz", "/health", "/"}
+OPEN = {"/livez", "/readyz", "/health", "/ping", "/"}
 """Probes and the page, which asks for a key; its files are under `/ui/`."""
 
 HOSTILE_HOSTS = [

@@ -87,7 +87,7 @@ def test_a_port_of_their_own_has_metrics_and_nothing_else(
         paths = client.get("/openapi.json").json()["paths"]
     with httpx2.Client(base_url=found[1], trust_env=False) as side:
         assert "janus:num_requests_running" in side.get("/metrics").text
-        probes = {"/livez", "/readyz", "/health"}
+        probes = {"/livez", "/readyz", "/health", "/ping"}
         for probe in probes:
             assert side.get(probe).status_code == 200
         for path in {*paths, "/docs", "/openapi.json", "/", "/ui/app.js", "/admin/state"} - probes:

@@ -105,7 +105,7 @@ def test_the_administrators_routes_need_the_administrators_key(anyone: httpx2.Cl
 
 
 def test_probes_need_no_key(anyone: httpx2.Client) -> None:
-    for path in ("/livez", "/readyz", "/health"):
+    for path in ("/livez", "/readyz", "/health", "/ping"):
         assert anyone.get(path).status_code == 200
 
 

@@ -37,7 +37,7 @@ def test_models_are_listed_and_found(client: httpx2.Client):
     assert client.get("/v1/models/a/b").json()["error"]["code"] == "model_not_found"
 
 
-@pytest.mark.parametrize("path", ["/health", "/livez", "/readyz"])
+@pytest.mark.parametrize("path", ["/health", "/ping", "/livez", "/readyz"])
 def test_a_healthy_server_says_so(client: httpx2.Client, path: str):
     reply = client.get(path)
     assert (reply.status_code, reply.json()) == (200, {"status": "ok"})

@@ -87,6 +87,7 @@ def test_a_question_has_its_spans_below_the_requests(traced: Traced, image_url: 
         "gen_ai.request.model": "tiny",
         "gen_ai.request.max_tokens": 4,
         "gen_ai.request.seed": 7,
+        "gen_ai.request.stream": False,
         "gen_ai.output.type": "text",
         "gen_ai.usage.input_tokens": usage["prompt_tokens"],
         "gen_ai.usage.output_tokens": 4,
@@ -94,6 +95,20 @@ def test_a_question_has_its_spans_below_the_requests(traced: Traced, image_url: 
         "http.response.status_code": 200,
     }
     assert asked.items() <= dict(root.attributes).items()
+
+
+@pytest.mark.parametrize("path", [CHAT, "/v1/responses"])
+def test_a_stream_a_stop_and_the_id_of_the_answer_are_in_the_span(traced: Traced, path: str):
+    body = BODY | {"stream": True, "stop": ["END"]}
+    if path != CHAT:
+        body = {"input": "canary", "max_output_tokens": 4, "stream": True}
+    with traced.server.client() as client:
+        text = client.post(path, json=body).text
+    (root,) = [span for span in traced.spans(4) if span.parent is None]
+    assert root.attributes["gen_ai.request.stream"] is True
+    assert root.attributes["gen_ai.response.id"] in text
+    stop = root.attributes.get("gen_ai.request.stop_sequences")
+    assert stop == (("END",) if path == CHAT else None)
 
 
 def test_pictures_have_spans_each_and_their_sums(traced: Traced):
@@ -124,7 +139,7 @@ def test_machines_and_kept_pictures_are_not_traced(traced: Traced):
     with traced.server.client() as client:
         url = client.post(DRAW, json={"prompt": "x", "response_format": "url"}).json()["data"][0]
         traced.spans(5)
-        for path in ("/metrics", "/readyz", "/livez", "/health", url["url"]):
+        for path in ("/metrics", "/readyz", "/livez", "/health", "/ping", url["url"]):
             assert client.get(path).status_code == 200
         client.get("/version")
     (root,) = traced.spans(1)
