@@ -27,7 +27,12 @@ async def answer_about(
     """The answer. Raises the errors of a chat completion."""
     turn = Turn("user", (image, question), "question")
     requests = await context.offload.admit(
-        build_text_requests, [turn], options, pipeline=context.pipeline, param="question"
+        record.principal.tenant,
+        build_text_requests,
+        [turn],
+        options,
+        pipeline=context.pipeline,
+        param="question",
     )
     record.task, record.num_choices = record.task or "chat", 1
     pieces: list[str] = []

@@ -43,7 +43,12 @@ class Drawing:
 
 
 async def prepare_drawing(
-    context: Context, turns: Sequence[Turn], body: ImageGenerationRequest, *, param: str
+    context: Context,
+    turns: Sequence[Turn],
+    body: ImageGenerationRequest,
+    *,
+    tenant: str,
+    param: str,
 ) -> Drawing:
     """`body`, whose prompt is left empty, with the user's last words as its prompt.
 
@@ -60,7 +65,7 @@ async def prepare_drawing(
     style = picture_format(body, pipeline=context.pipeline, settings=context.settings)
     try:
         requests = await context.offload.admit(
-            build_image_requests, body, pipeline=context.pipeline
+            tenant, build_image_requests, body, pipeline=context.pipeline
         )
     except RequestError as error:
         error.param = path if error.param == "prompt" else error.param

@@ -28,6 +28,7 @@ from server.context import context_of
 from server.json_route import JsonRequest, refuse_other_sites
 from server.middleware import CLIENT_GONE
 from server.offload import Offload
+from server.principal import principal_of
 from server.schemas.common import Body
 
 MAX_FIELD_BYTES = 2**20
@@ -91,13 +92,13 @@ async def read_form(request: Request, offload: Offload) -> Form:
     refuse_other_sites(request)
     header = request.headers.get("content-type", "")
     media_type, options = parse_options_header(header)
-    body = await request.body()
+    body, tenant = await request.body(), principal_of(request).tenant
     max_parts = context_of(request).settings.max_form_parts
     if media_type == MULTIPART.encode() and options.get(b"boundary"):
         boundary = options[b"boundary"]
-        return await offload.admit(_multipart, body, boundary=boundary, max_parts=max_parts)
+        return await offload.admit(tenant, _multipart, body, boundary=boundary, max_parts=max_parts)
     if media_type == URL_ENCODED.encode():
-        return await offload.admit(_url_encoded, body, max_parts=max_parts)
+        return await offload.admit(tenant, _url_encoded, body, max_parts=max_parts)
     raise HTTPException(415, f"The content type must be {MULTIPART}.")
 
 

@@ -17,6 +17,7 @@ from server.form import Form, form_schema, read_form
 from server.json_route import unless_client_leaves
 from server.middleware import CLIENT_GONE
 from server.openapi import STREAMED
+from server.principal import principal_of
 from server.schemas.ask import AnswerKey, AskReply, AskRequest, CaptionReply, CaptionRequest
 from server.submission import submit_and_answer
 
@@ -63,6 +64,7 @@ async def _answer(form: Form, body: CaptionRequest, request: Request) -> Respons
     turn = _question(form, body)
     check_num_images([turn], limit=context.settings.max_images_per_request, param=IMAGE)
     requests = await context.offload.admit(
+        principal_of(request).tenant,
         build_text_requests,
         [turn],
         sampling_options(body, max_tokens=body.token_limit),

@@ -18,6 +18,7 @@ from server.drawing import prepare_drawing
 from server.image_reply import native_size_header
 from server.json_route import JsonRoute, unless_client_leaves
 from server.openapi import STREAMED
+from server.principal import principal_of
 from server.schemas.chat import ChatRequest
 from server.schemas.chat_replies import ChatCompletion
 from server.submission import submit_and_answer
@@ -44,7 +45,7 @@ async def _answer(body: ChatRequest, request: Request) -> Response:
     context.check_model(body.model)
     turns = turns_of(body, context.settings)
     prepare = _prepare_pictures if body.wants_picture else _prepare_text
-    requests, reply = await prepare(context, turns, body)
+    requests, reply = await prepare(context, turns, body, tenant=principal_of(request).tenant)
     draws = body.wants_picture
     return await submit_and_answer(
         request,
@@ -58,11 +59,12 @@ async def _answer(body: ChatRequest, request: Request) -> Response:
 
 
 async def _prepare_text(
-    context: Context, turns: Sequence[Turn], body: ChatRequest
+    context: Context, turns: Sequence[Turn], body: ChatRequest, *, tenant: str
 ) -> tuple[Sequence[EngineRequest], ChatReply | ChatPicturesReply]:
     max_bytes = context.settings.max_body_bytes
     turns = await with_images(turns, context.fetcher, max_total_bytes=max_bytes)
     requests = await context.offload.admit(
+        tenant,
         build_text_requests,
         turns,
         text_options(body),
@@ -74,8 +76,10 @@ async def _prepare_text(
 
 
 async def _prepare_pictures(
-    context: Context, turns: Sequence[Turn], body: ChatRequest
+    context: Context, turns: Sequence[Turn], body: ChatRequest, *, tenant: str
 ) -> tuple[Sequence[EngineRequest], ChatReply | ChatPicturesReply]:
     body.check_drawing()
-    drawing = await prepare_drawing(context, turns, drawing_body(body), param="messages")
+    drawing = await prepare_drawing(
+        context, turns, drawing_body(body), tenant=tenant, param="messages"
+    )
     return drawing.requests, ChatPicturesReply(context, drawing, body=body)

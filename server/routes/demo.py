@@ -105,7 +105,11 @@ async def _generate(request: Request, body: DemoPrompt) -> Response:
     )
     try:
         requests = await context.offload.admit(
-            pipeline.image_requests, body.prompt, options, request_id=uuid.uuid4().hex
+            record.principal.tenant,
+            pipeline.image_requests,
+            body.prompt,
+            options,
+            request_id=uuid.uuid4().hex,
         )
     except RequestError as error:
         error.param = "guidance" if error.param == "guidance_scale" else error.param

@@ -16,6 +16,7 @@ from server.image_reply import native_size_header
 from server.image_request import check_count, file_format
 from server.json_route import JsonRoute, unless_client_leaves
 from server.pictures import PictureFormat
+from server.principal import principal_of
 from server.schemas.codes import (
     DecodedPicture,
     DecodeReply,
@@ -31,16 +32,17 @@ router = APIRouter(prefix="/v1/images", route_class=JsonRoute, tags=["images"])
 @router.post("/decode", response_model=DecodeReply)
 async def decode_codes(body: DecodeRequest, request: Request) -> Response:
     """The pictures of complete lists of codes."""
-    return await unless_client_leaves(request, _decode(body, context_of(request)))
+    return await unless_client_leaves(request, _decode(body, request))
 
 
 @router.post("/encode", response_model=EncodeReply)
 async def encode_images(body: EncodeRequest, request: Request) -> Response:
     """The codes of images, scaled to cover the native size and cut at the centre."""
-    return await unless_client_leaves(request, _encode(body, context_of(request)))
+    return await unless_client_leaves(request, _encode(body, request))
 
 
-async def _decode(body: DecodeRequest, context: Context) -> Response:
+async def _decode(body: DecodeRequest, request: Request) -> Response:
+    context, tenant = context_of(request), principal_of(request).tenant
     body.check()
     context.check_model(body.model, draws=True)
     check_count(len(body.codes), context.settings, param="codes")
@@ -54,7 +56,9 @@ async def _decode(body: DecodeRequest, context: Context) -> Response:
     reply = DecodeReply(
         created=int(time.time()),
         data=[
-            await context.autoencoder.admit(_decoded, codes, index, style=style, context=context)
+            await context.autoencoder.admit(
+                tenant, _decoded, codes, index, style=style, context=context
+            )
             for index, codes in enumerate(body.codes)
         ],
         output_format=style.format,
@@ -64,7 +68,8 @@ async def _decode(body: DecodeRequest, context: Context) -> Response:
     return Response(reply.to_json(), media_type="application/json", headers=headers)
 
 
-async def _encode(body: EncodeRequest, context: Context) -> Response:
+async def _encode(body: EncodeRequest, request: Request) -> Response:
+    context, tenant = context_of(request), principal_of(request).tenant
     body.check()
     context.check_model(body.model, draws=True)
     limit = context.settings.max_images_per_request
@@ -85,7 +90,7 @@ async def _encode(body: EncodeRequest, context: Context) -> Response:
     reply = EncodeReply(
         object="list",
         data=[
-            await context.autoencoder.admit(_encoded, source, index, context=context)
+            await context.autoencoder.admit(tenant, _encoded, source, index, context=context)
             for index, source in enumerate(turn.parts)
             if isinstance(source, ImageSource)
         ],

@@ -17,6 +17,7 @@ from server.form import Form, FormRoute, form_schema, json_body, read_form
 from server.image_request import image_options, picture_format
 from server.json_route import unless_client_leaves
 from server.openapi import STREAMED
+from server.principal import principal_of
 from server.record import record_of
 from server.routes.images import answer_with_pictures
 from server.schemas.images import (
@@ -120,7 +121,7 @@ async def _draw(
         options = image_options(body, forced_codes=())
         return build_edit_requests(prompt, options, source, pipeline=pipeline)
 
-    requests = await context.autoencoder.admit(prepare)
+    requests = await context.autoencoder.admit(principal_of(request).tenant, prepare)
     return await answer_with_pictures(
         request, requests, body=body, style=style, kind="image_edit", caption=caption
     )

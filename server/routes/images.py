@@ -17,6 +17,7 @@ from server.image_request import build_image_requests, picture_format
 from server.json_route import JsonRoute, unless_client_leaves
 from server.openapi import STREAMED
 from server.pictures import PictureFormat
+from server.principal import principal_of
 from server.record import RequestRecord, record_of
 from server.schemas.images import (
     DrawingBody,
@@ -63,7 +64,9 @@ async def _answer(body: ImageGenerationRequest, request: Request) -> Response:
     body.check()
     context.check_model(body.model, draws=True)
     style = picture_format(body, pipeline=context.pipeline, settings=context.settings)
-    requests = await context.offload.admit(build_image_requests, body, pipeline=context.pipeline)
+    requests = await context.offload.admit(
+        principal_of(request).tenant, build_image_requests, body, pipeline=context.pipeline
+    )
     if body.estimate_only:
         return _estimate(context, requests, record=record_of(request))
     return await answer_with_pictures(request, requests, body=body, style=style)

@@ -17,6 +17,7 @@ from server.drawing import Drawing, prepare_drawing
 from server.image_reply import native_size_header
 from server.json_route import JsonRoute, unless_client_leaves
 from server.openapi import STREAMED
+from server.principal import principal_of
 from server.responses_items import MessageItem, PictureItem, ResponseItem
 from server.responses_object import ResponseStates
 from server.responses_reply import ResponseReply
@@ -48,7 +49,7 @@ async def _answer(body: ResponsesRequest, request: Request) -> Response:
     context.check_model(body.model)
     turns = turns_of(body, context.settings)
     prepare = _prepare_picture if body.draws else _prepare_text
-    requests, item = await prepare(context, turns, body)
+    requests, item = await prepare(context, turns, body, tenant=principal_of(request).tenant)
     return await submit_and_answer(
         request,
         requests,
@@ -61,30 +62,39 @@ async def _answer(body: ResponsesRequest, request: Request) -> Response:
 
 
 async def _prepare_text(
-    context: Context, turns: Sequence[Turn], body: ResponsesRequest
+    context: Context, turns: Sequence[Turn], body: ResponsesRequest, *, tenant: str
 ) -> tuple[Sequence[EngineRequest], ResponseItem]:
     max_bytes = context.settings.max_body_bytes
     turns = await with_images(turns, context.fetcher, max_total_bytes=max_bytes)
     requests = await context.offload.admit(
-        build_text_requests, turns, text_options(body), pipeline=context.pipeline, param="input"
+        tenant,
+        build_text_requests,
+        turns,
+        text_options(body),
+        pipeline=context.pipeline,
+        param="input",
     )
     tokenizer = context.pipeline.tokenizer
     return requests, MessageItem(tokenizer, with_logprobs=body.logprobs is not None)
 
 
 async def _prepare_picture(
-    context: Context, turns: Sequence[Turn], body: ResponsesRequest
+    context: Context, turns: Sequence[Turn], body: ResponsesRequest, *, tenant: str
 ) -> tuple[Sequence[EngineRequest], ResponseItem]:
-    drawing = await _drawing(context, turns, body)
+    drawing = await _drawing(context, turns, body, tenant=tenant)
     return drawing.requests, PictureItem(context, drawing)
 
 
-async def _drawing(context: Context, turns: Sequence[Turn], body: ResponsesRequest) -> Drawing:
+async def _drawing(
+    context: Context, turns: Sequence[Turn], body: ResponsesRequest, *, tenant: str
+) -> Drawing:
     try:
         assert body.tools is not None, "without the tool nothing is drawn"
         assert body.image_tool is not None, "without the tool nothing is drawn"
         context.check_model(body.tools[body.image_tool].model, draws=True)
-        return await prepare_drawing(context, turns, drawing_body(body), param="input")
+        return await prepare_drawing(
+            context, turns, drawing_body(body), tenant=tenant, param="input"
+        )
     except RequestError as error:
         error.param = drawing_param(body, error.param)
         raise

@@ -56,7 +56,8 @@ async def image_to_image(body: ImageToImage, request: Request) -> Response:
 async def progress(request: Request, *, skip_current_image: bool = False) -> Progress:
     """How far the oldest running drawing of this API is, with the picture so far."""
     context = context_of(request)
-    live = context.drawings.of(principal_of(request).tenant)
+    tenant = principal_of(request).tenant
+    live = context.drawings.of(tenant)
     num_live = len(live)
     if not live:
         return Progress(
@@ -71,7 +72,7 @@ async def progress(request: Request, *, skip_current_image: bool = False) -> Pro
 
     async def encode(pixels: Pixels) -> str:
         style = PictureFormat(pixels.shape[1], pixels.shape[0], "png")
-        return await context.offload.admit(style.encode, pixels, metadata={})
+        return await context.offload.admit(tenant, style.encode, pixels, metadata={})
 
     shown = None if skip_current_image else await drawing.shown_file(encode)
     return Progress(
@@ -111,13 +112,17 @@ async def png_info(body: ImageBody, request: Request) -> PngInfo:
     """What a PNG of ours, or of that web UI, says about how it was drawn."""
     body.check()
     context = context_of(request)
-    return await context.offload.admit(_read_png_info, body.image, context=context)
+    return await context.offload.admit(
+        principal_of(request).tenant, _read_png_info, body.image, context=context
+    )
 
 
 async def _text_to_image(body: TextToImage, request: Request) -> Response:
     context = context_of(request)
     style = _checked(body, context)
-    requests = await context.offload.admit(build_requests, body, pipeline=context.pipeline)
+    requests = await context.offload.admit(
+        principal_of(request).tenant, build_requests, body, pipeline=context.pipeline
+    )
     return await _drawn(request, requests, body=body, prompt=body.prompt, style=style)
 
 
@@ -142,7 +147,7 @@ async def _image_to_image(body: ImageToImage, request: Request) -> Response:
             pipeline=context.pipeline,
         )
 
-    requests = await context.autoencoder.admit(prepare)
+    requests = await context.autoencoder.admit(principal_of(request).tenant, prepare)
     return await _drawn(request, requests, body=body, prompt=prompt, style=style)
 
 
