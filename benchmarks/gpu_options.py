@@ -23,7 +23,7 @@ from janus_core.ops.attention import choose_attention
 from janus_core.ops.formats import Formats, choose_formats
 
 if TYPE_CHECKING:
-    from benchmarks.gpu_check import Check
+    from benchmarks.gpu_report import Check
 
 StepTime = Callable[["Check", JanusModel, int, int], float]
 
