@@ -96,7 +96,7 @@ class StepGraphs:
 
     `is_deterministic` computes everything at one padded size, in several passes if needed, so that
     the same instructions compute a row alone and in a full batch. `capture` is `CudaCapture`, or in
-    tests something that only remembers.
+    tests a tape of operations.
     """
 
     def __init__(
