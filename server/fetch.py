@@ -76,8 +76,9 @@ class _Allowance:
 class Fetcher:
     """Fetches images within a policy. Belongs to one event loop.
 
-    `max_bytes` bounds one image, `timeout_s` the time from its first look-up to its last byte;
-    `max_pending` how many requests may be fetching or waiting to.
+    `max_bytes` bounds one image, `timeout_s` the time from its first look-up to its last byte,
+    `max_redirects` its hops; `max_at_once` and `max_at_once_per_request` how many are fetched
+    together, and `max_pending` how many requests may be fetching or waiting to.
     """
 
     def __init__(
@@ -86,6 +87,9 @@ class Fetcher:
         *,
         max_bytes: int,
         timeout_s: float,
+        max_redirects: int,
+        max_at_once: int,
+        max_at_once_per_request: int,
         max_pending: int,
         observe: Observe,
         on_blocked: Callable[[str], None],
@@ -95,13 +99,15 @@ class Fetcher:
         self._policy = policy
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
+        self._max_redirects = max_redirects
+        self._max_at_once_per_request = max_at_once_per_request
         self._max_pending = max_pending
         self._num_pending = 0
         self._observe = observe
         self._on_blocked = on_blocked
         self._threads = ThreadPoolExecutor(_NUM_RESOLVING_THREADS, thread_name_prefix="resolve")
         self._resolve = resolve or functools.partial(_resolve, self._threads)
-        self._slots = asyncio.Semaphore(MAX_AT_ONCE)
+        self._slots = asyncio.Semaphore(max_at_once)
         if tls is None:
             tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
             if "https" in policy.schemes:  # loading certificates takes a while
@@ -132,7 +138,7 @@ class Fetcher:
             )
         self._num_pending += 1
         allowance = _Allowance(max_total_bytes)
-        at_once = asyncio.Semaphore(MAX_AT_ONCE_PER_REQUEST)
+        at_once = asyncio.Semaphore(self._max_at_once_per_request)
 
         async def fetch(url: str) -> bytes:
             async with at_once, self._slots:
@@ -197,7 +203,7 @@ class Fetcher:
 
     async def _follow(self, target: Target, allowance: _Allowance) -> bytes:
         """The image at `target` or where it redirects to."""
-        for _ in range(1 + MAX_REDIRECTS):
+        for _ in range(1 + self._max_redirects):
             response = await self._connect(target)
             try:
                 if len(response.headers.raw) > MAX_HEADERS:
@@ -210,7 +216,7 @@ class Fetcher:
             finally:
                 await response.aclose()
         raise RefusedError(
-            f"The image's host redirects more than {MAX_REDIRECTS} times.", reason="redirect"
+            f"The image's host redirects more than {self._max_redirects} times.", reason="redirect"
         )
 
     async def _connect(self, target: Target) -> httpx2.Response:

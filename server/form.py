@@ -31,12 +31,19 @@ from server.offload import Offload
 from server.principal import principal_of
 from server.schemas.common import Body
 
-MAX_FIELD_BYTES = 2**20
 """Of one field that is no file; a prompt is the longest there is."""
 
 MULTIPART, URL_ENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
 
 BodyT = TypeVar("BodyT", bound=Body)
+
+
+@dataclass(frozen=True, slots=True)
+class FormLimits:
+    """Fields and files together, and the bytes of a field that is no file."""
+
+    max_parts: int
+    max_field_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +100,13 @@ async def read_form(request: Request, offload: Offload) -> Form:
     header = request.headers.get("content-type", "")
     media_type, options = parse_options_header(header)
     body, tenant = await request.body(), principal_of(request).tenant
-    max_parts = context_of(request).settings.max_form_parts
+    settings = context_of(request).settings
+    limits = FormLimits(settings.max_form_parts, settings.max_form_field_bytes)
     if media_type == MULTIPART.encode() and options.get(b"boundary"):
         boundary = options[b"boundary"]
-        return await offload.admit(tenant, _multipart, body, boundary=boundary, max_parts=max_parts)
+        return await offload.admit(tenant, _multipart, body, boundary=boundary, limits=limits)
     if media_type == URL_ENCODED.encode():
-        return await offload.admit(tenant, _url_encoded, body, max_parts=max_parts)
+        return await offload.admit(tenant, _url_encoded, body, limits=limits)
     raise HTTPException(415, f"The content type must be {MULTIPART}.")
 
 
@@ -158,9 +166,9 @@ def _inlined(schema: object, definitions: Mapping[str, object] | None = None) ->
 class _Parts:
     """Collects what the parser calls out."""
 
-    def __init__(self, *, max_parts: int) -> None:
+    def __init__(self, limits: FormLimits) -> None:
         self.form = Form()
-        self._max_parts = max_parts
+        self._limits = limits
         self._num_parts = 0
         self._is_complete = False
         self._header = b""
@@ -189,8 +197,8 @@ class _Parts:
 
     def _on_part_begin(self) -> None:
         self._num_parts += 1
-        if self._num_parts > self._max_parts:
-            raise FormParserError(f"The form has more than {self._max_parts} parts.")
+        if self._num_parts > self._limits.max_parts:
+            raise FormParserError(f"The form has more than {self._limits.max_parts} parts.")
         self._disposition, self._data = b"", bytearray()
 
     def _on_header_field(self, data: bytes, start: int, end: int) -> None:
@@ -213,28 +221,31 @@ class _Parts:
         if b"filename" in options:
             self.form.files.setdefault(name, []).append(bytes(self._data))
         else:
-            self.form.fields.setdefault(name, []).append(_text(name, bytes(self._data)))
+            text = _text(name, bytes(self._data), limits=self._limits)
+            self.form.fields.setdefault(name, []).append(text)
 
     def _on_end(self) -> None:
         self._is_complete = True
 
 
-def _multipart(body: bytes, *, boundary: bytes, max_parts: int) -> Form:
+def _multipart(body: bytes, *, boundary: bytes, limits: FormLimits) -> Form:
     try:
-        return _Parts(max_parts=max_parts).parse(body, boundary=boundary)
+        return _Parts(limits).parse(body, boundary=boundary)
     except FormParserError:
         raise HTTPException(400, "The body is not a valid multipart form.") from None
 
 
-def _url_encoded(body: bytes, *, max_parts: int) -> Form:
+def _url_encoded(body: bytes, *, limits: FormLimits) -> Form:
+    most = limits.max_parts
     try:
         text = body.decode("ascii")
-        pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=max_parts)
+        pairs = parse_qsl(text, keep_blank_values=True, errors="strict", max_num_fields=most)
     except ValueError:
         raise HTTPException(400, "The body is not a valid URL-encoded form.") from None
     form = Form()
     for name, value in pairs:
-        form.fields.setdefault(_name(name), []).append(_text(name, value.encode()))
+        text = _text(name, value.encode(), limits=limits)
+        form.fields.setdefault(_name(name), []).append(text)
     return form
 
 
@@ -242,10 +253,11 @@ def _name(name: str) -> str:
     return name.removesuffix("[]")
 
 
-def _text(name: str, data: bytes) -> str:
-    if len(data) > MAX_FIELD_BYTES:
+def _text(name: str, data: bytes, *, limits: FormLimits) -> str:
+    most = limits.max_field_bytes
+    if len(data) > most:
         raise ParameterError(
-            f"The field has {len(data)} bytes; the limit is {MAX_FIELD_BYTES}.", param=name[:200]
+            f"The field has {len(data)} bytes; the limit is {most}.", param=name[:200]
         )
     try:
         return data.decode("utf-8")

@@ -79,6 +79,9 @@ class BodySettings(BaseSettings):
         2**17, description="Most values in a body; every one becomes an object."
     )
     max_form_parts: Positive = Field(256, description="Most fields and files of a form.")
+    max_form_field_bytes: Positive = Field(
+        MIB, description="Longest field of a form that is no file."
+    )
     max_text_bytes: Positive = Field(
         256 * 2**10, description="Most text of a request, before it is tokenised."
     )
@@ -122,6 +125,15 @@ class ImageSettings(BaseSettings):
     )
     media_url_timeout_s: Annotated[float, Field(gt=0, le=300, allow_inf_nan=False)] = Field(
         10.0, description="How long fetching one image may take, redirects included."
+    )
+    max_media_redirects: Annotated[int, Field(ge=0, le=20)] = Field(
+        3, description="Most redirects on the way to an image; each is checked like an address."
+    )
+    max_fetches: Annotated[int, Field(ge=1, le=1000)] = Field(
+        32, description="Images fetched at once; each may hold max_image_bytes. More wait."
+    )
+    max_fetches_per_request: Annotated[int, Field(ge=1, le=1000)] = Field(
+        4, description="Of these, for one request."
     )
 
 

@@ -17,6 +17,7 @@ from pydantic_core import PydanticUndefined
 
 from server import errors, metrics
 from server.cli import app
+from server.intake_settings import IntakeSettings
 from server.middleware import CLIENT_GONE
 from server.routes import health
 from server.schemas.ask import AskRequest
@@ -168,9 +169,11 @@ def test_every_probe_is_documented() -> None:
 
 def test_every_limit_is_among_the_limits() -> None:
     """Settings that bound what a client may send or ask for are listed with what lies beyond."""
-    documented = _names(_section(OPERATIONS, "Limits"))
-    limits = {name for name in Settings.model_fields if name.startswith("max_")}
+    documented = {name for row in _rows(_section(OPERATIONS, "Limits")) for name in _names(row[1])}
+    documented |= {name for row in _rows(_section(OPERATIONS, "Limits")) for name in _names(row[2])}
+    limits = {name for name in Settings.model_fields if name.startswith(("max_", "result_"))}
     assert limits - NO_LIMITS_OF_CLIENTS <= documented
+    assert set(IntakeSettings.model_fields) <= documented
 
 
 @pytest.mark.parametrize(

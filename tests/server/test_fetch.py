@@ -81,6 +81,9 @@ async def fetcher(
     options: dict = {
         "max_bytes": MAX_BYTES,
         "timeout_s": 1.0,
+        "max_redirects": 3,
+        "max_at_once": 32,
+        "max_at_once_per_request": 4,
         "max_pending": 8,
         "observe": lambda _outcome, _duration_s: None,
         "on_blocked": lambda _reason: None,
@@ -207,6 +210,29 @@ async def test_redirects_are_followed_but_not_for_ever(public: PictureHost):
         assert names.asked == ["host.example"] * 2 + ["other.example"] * 2
         error = await refused(made, f"http://host.example:{public.port}/4")
     assert "more than 3 times" in error.message
+
+
+async def test_how_many_redirects_and_images_at_once_is_a_setting(public: PictureHost):
+    now, most = [0], [0]
+
+    def slow(connection: socket.socket) -> None:
+        now[0] += 1
+        most[0] = max(most[0], now[0])
+        time.sleep(0.1)
+        now[0] -= 1
+        connection.sendall(reply(PICTURE))
+
+    paths = [f"/{number}.png" for number in range(6)]
+    public.answers |= dict.fromkeys(paths, slow) | {"/go": redirect("/cat.png")}
+    urls = [f"http://host.example:{public.port}{path}" for path in paths]
+    for limit in ({"max_at_once": 2}, {"max_at_once_per_request": 2}):
+        most[0] = 0
+        async with fetcher(max_redirects=0, **limit) as made:
+            sources = [(url, "image") for url in urls]
+            assert len(await made.fetch_all(sources, max_total_bytes=10**6)) == len(urls)
+            assert most[0] == 2
+            error = await refused(made, f"http://host.example:{public.port}/go")
+            assert "more than 0 times" in error.message
 
 
 async def test_a_redirect_away_from_the_allowed_hosts_is_not_followed(public: PictureHost):

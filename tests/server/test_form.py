@@ -11,6 +11,8 @@ from server.schemas.images import ImageGenerationRequest
 
 BOUNDARY = b"edge"
 MAX_PARTS = 256
+MAX_FIELD_BYTES = 2**16
+LIMITS = form.FormLimits(MAX_PARTS, MAX_FIELD_BYTES)
 
 
 def part(name: str, data: bytes, *, filename: str | None = None) -> bytes:
@@ -20,11 +22,11 @@ def part(name: str, data: bytes, *, filename: str | None = None) -> bytes:
 
 
 def read(*parts: bytes, end: bytes = b"--edge--\r\n") -> Form:
-    return form._multipart(b"".join(parts) + end, boundary=BOUNDARY, max_parts=MAX_PARTS)
+    return form._multipart(b"".join(parts) + end, boundary=BOUNDARY, limits=LIMITS)
 
 
 def url_encoded(body: bytes) -> Form:
-    return form._url_encoded(body, max_parts=MAX_PARTS)
+    return form._url_encoded(body, limits=LIMITS)
 
 
 def test_fields_and_files_keep_their_bytes_and_order():
@@ -78,15 +80,17 @@ def test_a_wrong_field_is_named_as_in_json(fields: dict):
 )  # fmt: skip
 def test_what_is_no_form_is_refused(body: bytes):
     with pytest.raises(HTTPException) as caught:
-        form._multipart(body, boundary=BOUNDARY, max_parts=MAX_PARTS)
+        form._multipart(body, boundary=BOUNDARY, limits=LIMITS)
     assert caught.value.status_code == 400
 
 
 def test_a_field_is_short_text():
-    for data in (b"\xff", b"x" * (form.MAX_FIELD_BYTES + 1)):
+    for data in (b"\xff", b"x" * (MAX_FIELD_BYTES + 1)):
         with pytest.raises(ParameterError) as caught:
             read(part("prompt", data))
         assert caught.value.param == "prompt"
+    longest = "x" * MAX_FIELD_BYTES
+    assert read(part("prompt", longest.encode())).fields == {"prompt": [longest]}
 
 
 def test_url_encoded_fields():
