@@ -18,6 +18,7 @@ pytestmark = pytest.mark.packages
 
 ROOT = Path(__file__).parents[2]
 CHART = ROOT / "docker" / "helm"
+DASHBOARD = ROOT / "docker" / "monitoring" / "grafana" / "dashboards" / "janus.json"
 PYTHON = ROOT / "build" / "clients" / "helm" / "bin" / "python"
 RENDER = """
 import json, sys
@@ -59,6 +60,7 @@ def _container(manifests: dict[str, dict]) -> dict:
 def _settings(manifests: dict[str, dict], monkeypatch: pytest.MonkeyPatch) -> Settings:
     """What the server makes of the variables of its container."""
     for variable in _container(manifests)["env"]:
+        assert set(variable) == {"name", "value"}
         monkeypatch.setenv(variable["name"], variable["value"])
     return load_settings()
 
@@ -116,6 +118,23 @@ def test_keys_are_a_file_of_a_secret():
     assert {"secretName": "keys", "defaultMode": 0o440} in [each.get("secret") for each in volumes]
 
 
+def test_the_key_of_the_administrator_is_a_secret():
+    env = _container(_render(existingAdminKeySecret="admin"))["env"]
+    (found,) = [each for each in env if each["name"] == "JANUS_ADMIN_KEY"]
+    assert found["valueFrom"] == {"secretKeyRef": {"name": "admin", "key": "admin-key"}}
+    assert not any(each["name"] == "JANUS_ADMIN_KEY" for each in _container(_render())["env"])
+    assert "admin_key" in Settings.model_fields
+
+
+def test_the_dashboard_is_the_one_of_this_directory():
+    """Helm reads no file outside of a chart, but follows a link."""
+    (manifest,) = [
+        each for kind, each in _render(dashboard={"enabled": True}).items() if kind == "ConfigMap"
+    ]
+    assert manifest["metadata"]["labels"]["grafana_dashboard"] == "1"
+    assert json.loads(manifest["data"]["janus.json"]) == json.loads(DASHBOARD.read_text("utf-8"))
+
+
 def test_a_service_finds_its_pods():
     manifests = _render()
     labels = manifests["Deployment"]["spec"]["template"]["metadata"]["labels"]
@@ -141,6 +160,9 @@ def test_autoscaling_asks_for_metrics_that_exist():
     assert "num_requests_waiting" in metrics.ENGINE_GAUGES
     assert "janus:request_queue_time_seconds_bucket{" in queries[1]
     assert "request_queue_time_seconds" in metrics.HISTOGRAMS
+    assert 'task!="image"' in queries[1]
+    assert "janus:image_queue_wait_seconds{" in queries[2]
+    assert "image_queue_wait_seconds" in metrics.ENGINE_GAUGES
     assert all(f'namespace="space",service="{name}"' in query for query in queries)
     ports = {port["name"] for port in manifests["Service"]["spec"]["ports"]}
     assert {each["port"] for each in manifests["ServiceMonitor"]["spec"]["endpoints"]} <= ports
