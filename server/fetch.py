@@ -26,10 +26,6 @@ from server.logs import printable
 
 logger = logging.getLogger(__name__)
 
-MAX_REDIRECTS = 3
-MAX_AT_ONCE = 32
-"""Images fetched at once by the whole server; each may hold `max_bytes`."""
-MAX_AT_ONCE_PER_REQUEST = 4
 MAX_HEADERS = 100
 """Fields in the head of a host's answer; its size is bounded by h11 (100 KB)."""
 MAX_ADDRESSES = 3

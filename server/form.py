@@ -31,8 +31,6 @@ from server.offload import Offload
 from server.principal import principal_of
 from server.schemas.common import Body
 
-"""Of one field that is no file; a prompt is the longest there is."""
-
 MULTIPART, URL_ENCODED = "multipart/form-data", "application/x-www-form-urlencoded"
 
 BodyT = TypeVar("BodyT", bound=Body)
