@@ -29,7 +29,7 @@ from statistics import median
 from PIL import Image
 
 from benchmarks.machine import describe
-from benchmarks.overload_report import markdown
+from benchmarks.overload_report import CALM_S, MUCH_LONGER, markdown
 
 LOADS = (0.5, 1.0, 2.0, 5.0, 0.5)
 IMAGE_FRACTION = 0.2
@@ -44,8 +44,6 @@ ALLOWED_S = 10.0
 IN_FLIGHT = 24
 """Clients that keep the server busy while its capacity is measured."""
 
-MUCH_LONGER = 1.5
-CALM_S = 2.0
 FLOOD = 100
 NUM_QUESTIONS = 60
 RESULTS = Path(__file__).parent / "results"

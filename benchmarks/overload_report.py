@@ -6,6 +6,10 @@ Owns the words and the bounds of the judgement; measures nothing.
 from collections.abc import Mapping
 from typing import Any
 
+MUCH_LONGER = 1.5
+CALM_S = 2.0
+"""What recovery means: see `what_is_meant`."""
+
 GOODPUT_RATIO = 0.9
 REFUSAL_MS = 50.0
 RECOVERY_S = 5.0
@@ -16,13 +20,6 @@ def markdown(report: Mapping[str, Any]) -> str:
     """Tables and whether each bound holds."""
     machine, crowd, tenants = report["machine"], report["overload"], report["noisy_tenant"]
     settings = report["settings"]
-    refusal_ms = crowd["phases"][3]["refusal_p99_ms"]
-    verdicts = [
-        ("goodput at 5x over that at 1x", crowd["goodput_ratio"], ">=", GOODPUT_RATIO),
-        ("refusals at 5x, p99, ms", refusal_ms, "<=", REFUSAL_MS),
-        ("recovery, s", crowd["recovery_s"], "<=", RECOVERY_S),
-        ("quiet tenant's p95, beside over alone", tenants["p95_ratio"], "<=", TENANT_RATIO),
-    ]
     lines = [
         "# Overload and a noisy tenant",
         "",
@@ -41,14 +38,9 @@ def markdown(report: Mapping[str, Any]) -> str:
         "with clients that always have a request under way: "
         f"{crowd['capacity_per_s']:.1f} answers and pictures a second.",
         "",
-        "| bound | measured | wanted | |",
-        "|---|---|---|---|",
-    ]
-    for name, value, sign, bound in verdicts:
-        holds = value >= bound if sign == ">=" else value <= bound
-        shown = "holds" if holds else "**missed**"
-        lines.append(f"| {name} | {value:.2f} | {sign} {bound:g} | {shown} |")
-    lines += [
+        *_verdicts(crowd, tenants),
+        "",
+        *what_is_meant(settings["max_queue_s"]),
         "",
         "| load | offered/s | good/s | pictures/s | refused | late | other | answer p50, s "
         "| p95, s | refusal p50, ms | p99, ms |",
@@ -72,6 +64,47 @@ def markdown(report: Mapping[str, Any]) -> str:
             f"| {tenants[f'{name}_picture_s']:.2f} |"
         )
     return "\n".join([*lines, ""])
+
+
+def _verdicts(crowd: Mapping[str, Any], tenants: Mapping[str, Any]) -> list[str]:
+    """A table of what was wanted and what came."""
+    refusal_ms = crowd["phases"][3]["refusal_p99_ms"]
+    goodputs = [phase["goodput_per_s"] for phase in crowd["phases"]]
+    verdicts = [
+        (
+            "goodput at 5x over the best of any load",
+            goodputs[3] / max(goodputs),
+            ">=",
+            GOODPUT_RATIO,
+        ),
+        ("goodput at 5x over that at 1x", crowd["goodput_ratio"], ">=", GOODPUT_RATIO),
+        ("refusals at 5x, p99, ms", refusal_ms, "<=", REFUSAL_MS),
+        ("recovery, s", crowd["recovery_s"], "<=", RECOVERY_S),
+        ("quiet tenant's p95, beside over alone", tenants["p95_ratio"], "<=", TENANT_RATIO),
+    ]
+    lines = ["| bound | measured | wanted | |", "|---|---|---|---|"]
+    for name, value, sign, bound in verdicts:
+        holds = value >= bound if sign == ">=" else value <= bound
+        shown = "holds" if holds else "**missed**"
+        lines.append(f"| {name} | {value:.2f} | {sign} {bound:g} | {shown} |")
+    return lines
+
+
+def what_is_meant(max_queue_s: float) -> list[str]:
+    """What the bounds are of, where their names do not say it."""
+    return [
+        "Goodput is what was answered with 200 within a phase. Its peak is that of the best phase, "
+        "not of clients that always have a request under way.",
+        "",
+        "Recovery is the time from the end of the crowd (the last phase, half the capacity) to the "
+        f"first {CALM_S:g} s in which nobody is refused and nobody waits for more than "
+        f"{MUCH_LONGER:g} times as long as the longest wait, by kind, of the first phase, which is "
+        "as much load. Bursts that come later are that load's own.",
+        "",
+        f"Recovery and waits are those of a server that was told to keep its queue short "
+        f"(`--max-queue-s {max_queue_s:g}`). The default, 300, takes whatever may wait so long: it "
+        "refuses less, and works a full queue off before anybody is answered at once again.",
+    ]
 
 
 def _number(value: float) -> str:
