@@ -1,7 +1,6 @@
 """Faults inside a step: whose they are, who survives them, and when the engine gives up."""
 
 import math
-import random
 from collections.abc import Callable
 
 import pytest
@@ -16,7 +15,6 @@ from janus_core.engine.request import SamplingParams
 from janus_core.engine.text_output import TextOutput
 from janus_core.errors import EngineDeadError, StepError, TransientStepError
 from tests.core.engine.support import Log, Requests, finish, run
-from tests.core.engine.test_storm import described, random_request
 
 CPU_MEMORY = (
     "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: "
@@ -388,66 +386,3 @@ def test_the_probe_leaves_no_trace(requests_for: Requests) -> None:
         changed = (layer != old).any(dim=3).any(dim=0).any(dim=0).nonzero().flatten()
         assert (changed >= stats.kv_positions).all(), "only the spare slot was written"
     assert engine.stats().num_running == 0
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_in_a_storm_with_faults_the_others_get_what_they_would_get_alone(
-    requests_for: Requests, seed: int
-) -> None:
-    """Requests that come, leave, are set back, are poison or meet a hiccup of the machine: each
-    ends once, the innocent with the very same tokens."""
-    rng, log = random.Random(seed), Log()
-    engine = requests_for.engine(
-        kv_positions=[256, 320, 512, 1024][seed],
-        max_sequences=[6, 10, 16, 16][seed],
-        step_token_budget=[9, 20, 40, 300][seed],
-        text_growth_tokens=[1, 8, 32, 128][seed],
-        patience_steps=10,
-    )
-    poison: dict[str, Exception] = {}
-    hiccups = random.Random(seed + 100)
-
-    def fault(plan: StepPlan) -> None:
-        for state in plan.states():
-            if state.id in poison and state.num_output >= 2:
-                raise type(poison[state.id])(*poison[state.id].args)
-        if len(plan.states()) > 1 and hiccups.random() < 0.05:
-            raise hiccups.choice([MemoryError(), RuntimeError("a hiccup")])
-
-    broken(engine, fault)
-    spoilt_rows = random.Random(seed + 200)
-    not_a_number(
-        engine,
-        lambda _, sampling: [0] if len(sampling) > 1 and spoilt_rows.random() < 0.03 else [],
-    )
-    requests = {}
-    for number in range(60):
-        request = random_request(requests_for, rng, f"r{number}")
-        requests[request.id] = request
-        if rng.random() < 0.15:
-            poison[request.id] = rng.choice([MemoryError(), ValueError("out of luck")])
-        engine.submit(request)
-        for _ in range(rng.choice([0, 0, 1, 4])):
-            log.add(engine.step())
-            engine.check_integrity()
-        if rng.random() < 0.15:
-            engine.cancel(rng.choice(list(requests)))
-    finish(engine, log)
-    alone: dict[tuple, list[int]] = {}
-    num_failed = num_compared = 0
-    for request_id, request in requests.items():
-        end = log[request_id].end
-        if isinstance(end, Failed):
-            assert request_id in poison
-            num_failed += 1
-            continue
-        if end.reason == "cancelled":
-            continue
-        if described(request) not in alone:
-            expected = run(requests_for.engine(prefix_cache=False), request)[request_id]
-            alone[described(request)] = expected.ids or expected.codes
-        assert (log[request_id].ids or log[request_id].codes) == alone[described(request)]
-        num_compared += 1
-    assert num_failed > 1
-    assert num_compared > 30
-    assert engine.stats().num_failed_steps > 5
