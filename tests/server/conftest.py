@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx2
+import openai
 import pytest
 from PIL import Image
 
@@ -32,6 +33,12 @@ def server(tiny_checkpoint: Path) -> Iterator[ServerInThread]:
 @pytest.fixture
 def client(server: ServerInThread) -> Iterator[httpx2.Client]:
     with server.client() as client:
+        yield client
+
+
+@pytest.fixture
+def openai_client(server: ServerInThread) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0) as client:
         yield client
 
 
