@@ -37,9 +37,17 @@ LEAK = re.compile(
     rf"0x[0-9a-f]{{6,}}|/home/|site-packages|Traceback|{re.escape(str(ROOT))}|File \\?\"/"
 )
 _BASE64_RUN = re.compile(r"[A-Za-z0-9+/]{256,}={0,2}")
+"""A file, in which anything may stand."""
 _SCANNED = ("application/json", "text/", "application/problem")
 
 _GAUGES = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
+
+
+def leaks_in(body: bytes) -> list[str]:
+    """Every sign of a server's inside, with what stands around it."""
+    text = _BASE64_RUN.sub("", body.decode(errors="replace"))
+    found = LEAK.finditer(text)
+    return [text[max(0, match.start() - 60) : match.end() + 60] for match in found]
 
 
 def png_bytes(image: Image.Image) -> bytes:
@@ -290,10 +298,7 @@ class Target:
         """Remember every sign of the server's inside."""
         if content_type != "raw" and not content_type.startswith(_SCANNED):
             return
-        text = _BASE64_RUN.sub("", body.decode(errors="replace"))
-        for match in LEAK.finditer(text):
-            around = text[max(0, match.start() - 60) : match.end() + 60]
-            self._leaks.append(around)
+        self._leaks += leaks_in(body)
 
 
 class _Watched(httpx2.HTTPTransport):
