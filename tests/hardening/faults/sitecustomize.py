@@ -19,6 +19,7 @@ itself.
 What was met is noted beside the file, as `.met`.
 """
 
+import contextlib
 import importlib.abc
 import importlib.util
 import math
@@ -80,7 +81,7 @@ class Faults:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._met = path.with_suffix(".met").open("a")
+        self._met = os.open(path.with_suffix(".met"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self._stamp: tuple[int, int] | None = None
         self.rules: list[Rule] = []
         self.num_passes = 0
@@ -146,9 +147,9 @@ class Faults:
 
     def _note(self, kind: str) -> None:
         """Tell the test before it happens, because some end the process. By a file that is open
-        already: there may be a fault of those as well."""
-        self._met.write(f"{kind}\n")
-        self._met.flush()
+        already, and if it can be written: there are tests in which files cannot."""
+        with contextlib.suppress(OSError):
+            os.write(self._met, f"{kind}\n".encode())
 
     def _read(self) -> None:
         try:
