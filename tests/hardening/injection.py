@@ -104,13 +104,21 @@ def drawing(seed: int, *, stream: bool = False, **fields: object) -> tuple:
     return IMAGES, (body if stream else body | {"partial_images": 0}) | fields
 
 
-def ask(target: Target, request: tuple, begun: Callable[[], object] = lambda: None) -> Seen:
+def ask(
+    target: Target,
+    request: tuple,
+    begun: Callable[[], object] = lambda: None,
+    **options: object,
+) -> Seen:
     """Send one request and read its answer to the end, however it ends. `begun` is called at the
-    first event of a stream."""
+    first event of a stream; the client gets the options."""
     path, body = request
     status, headers, pieces = 0, httpx2.Headers(), []
     try:
-        with target.client() as client, client.stream("POST", path, json=body) as reply:
+        with (
+            target.client(**options) as client,
+            client.stream("POST", path, json=body) as reply,
+        ):
             status, headers = reply.status_code, reply.headers
             if not reply.headers.get("content-type", "").startswith("text/event-stream"):
                 return _whole(reply)

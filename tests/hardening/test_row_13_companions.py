@@ -111,3 +111,53 @@ def test_fifty_prompts_alone_and_with_random_companions(house) -> None:
     assert companions.num_failed > 3
     assert companions.num_done > 3
     target.check_p0()
+
+
+CACHES = ("prefix_cache", "mm_cache")
+
+
+def hits(target: Target) -> dict[str, float]:
+    """Of each cache; of the prefixes of pictures' unconditional prompts, which are nobody's, apart
+    from them."""
+    found = {cache: total(target, f"{cache}_hits_total") for cache in CACHES}
+    found["prefix_cache"] -= total(target, "uncond_prefix_hits_total")
+    return found
+
+
+def total(target: Target, name: str) -> float:
+    return sum(value for key, value in target.metrics().items() if key.startswith(f"janus:{name}"))
+
+
+def late_image(words: str) -> tuple:
+    """A question whose image comes behind the words: with other words its embeddings are looked
+    up, because no prefix holds it."""
+    path, body = image_question(2, side_px=77)
+    image, _ = body["messages"][0]["content"]
+    content = [{"type": "text", "text": words}, image]
+    return path, body | {"messages": [{"role": "user", "content": content}]}
+
+
+def test_what_one_tenant_has_asked_speeds_up_nothing_of_another(start_target) -> None:
+    """A hit would tell the one what the other asks (CVE-2025-46570)."""
+    keys = {name: f"sk-row-thirteen-of-{name}" for name in ("ann", "bob", "cat")}
+    target: Target = start_target(
+        api_keys=",".join(f"{name}:{key}" for name, key in keys.items()),
+        headers={"authorization": f"Bearer {keys['cat']}"},
+    )
+    words = "what ann wants to know, and nobody else " * 4
+    said, gained = [], []
+    for name, number in (("ann", 1), ("ann", 2), ("bob", 1), ("bob", 2)):
+        asked = [question(1, words=words), late_image(f"at look {number}"), drawing(3)]
+        before = hits(target)
+        own = {"authorization": f"Bearer {keys[name]}"}
+        seen = [ask(target, request, headers=own) for request in asked]
+        assert all(each.error is None for each in seen)
+        said.append([each.text for each in seen])
+        gained.append({cache: now - before[cache] for cache, now in hits(target).items()})
+    of_ann, again_ann, of_bob, again_bob = gained
+    # What Ann finds at first is the beginning of her own prompts, and so must be what Bob does.
+    assert of_bob == of_ann
+    # There is something to hit, and every cache is counted.
+    assert all(again_ann[cache] > of_ann[cache] for cache in CACHES)
+    assert again_bob == again_ann
+    assert said[:2] == said[2:]
