@@ -4,7 +4,8 @@ Nine servers of this field had it, three of them twice: no check, a check of the
 check by another parser than the client's, a check of another look-up than the one dialled.
 
 Run in a network of its own, where canaries listen on the very addresses that must not be dialled,
-and on a "public" one that redirects to them. Other tests look at names and look-ups one by one.
+and on a "public" one that redirects to them, and where a server of names counts the look-ups. Every
+field of the API that takes an address is tried.
 """
 
 import os
@@ -13,12 +14,17 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from statistics import median
 
 import pytest
 
+from tests.described import described_api
+from tests.hardening.doors import FORMS, JSON, declared, knock
+from tests.hardening.name_server import A, NameServer
 from tests.hardening.target import GOOD_IMAGE, Target, png_bytes
 from tests.serving import ROOT
 
@@ -77,6 +83,21 @@ HOSTS = f"""127.0.0.1 localhost
 127.0.0.1 rebound.example
 """
 
+NAMES = {
+    "first.rebinding.example": [[PUBLIC], ["10.0.0.5"]],
+    "second.rebinding.example": [[PUBLIC], ["127.0.0.1"]],
+    "from.example": [[PUBLIC], ["10.0.0.5"]],
+    "to.example": [[PUBLIC], ["10.0.0.5"]],
+    "four.mixed.example": [[PUBLIC, "10.0.0.5"]],
+    "six.mixed.example": [[PUBLIC, "fd00:ec2::254"]],
+}
+"""Those that /etc/hosts does not have: the addresses of each look-up."""
+MIXED = {name for name in NAMES if "mixed" in name}
+
+CHAT = "/v1/chat/completions"
+SHOWN = JSON[CHAT, "messages.content.image_url.url"]
+NUM_TIMED, TELLING_S = 15, 0.02
+
 needs_inside = pytest.mark.skipif(INSIDE not in os.environ, reason="runs inside of the next test")
 
 
@@ -96,7 +117,10 @@ def test_in_a_network_of_its_own(target_kind: str, tmp_path: Path) -> None:
         pytest.skip("needs root and Linux, for a network namespace")
     hosts = tmp_path / "hosts"
     hosts.write_text(HOSTS)
+    resolver = tmp_path / "resolv.conf"
+    resolver.write_text("nameserver 127.0.0.1\n")
     setup = ["ip link set lo up", f"mount --bind {hosts} /etc/hosts"]
+    setup += [f"mount --bind {resolver} /etc/resolv.conf"]
     setup += [f"ip addr add {address}/32 dev lo" for address in (PUBLIC, *PRIVATE)]
     setup += [f"ip -6 addr add {address}/128 dev lo nodad" for address in PRIVATE_V6]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", "-x"]
@@ -173,28 +197,22 @@ def canaries() -> Iterator[Canaries]:
 
 
 @pytest.fixture(scope="module")
+def names() -> Iterator[NameServer]:
+    server = NameServer(NAMES)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
 def fetching(_make_target) -> Iterator[Target]:
     target = _make_target(media_urls="http", media_url_timeout_s=2.0)
     yield target
     target.stop()
 
 
-def doors(url: str) -> dict[str, dict]:
-    """Every field that takes an image's address."""
-    part = {"type": "image_url", "image_url": {"url": url}}
-    shown = {"type": "input_image", "image_url": url}
-    return {
-        "/v1/chat/completions": {
-            "messages": [{"role": "user", "content": [part]}], "max_tokens": 1,
-        },
-        "/v1/responses": {
-            "input": [{"role": "user", "content": [shown]}], "max_output_tokens": 1,
-        },
-        "/v1/images/encode": {"images": [url]},
-        "/v1/images/edits": {"prompt": "x", "images": [{"image_url": url}]},
-        "/sdapi/v1/interrogate": {"image": url},
-        "/sdapi/v1/img2img": {"prompt": "x", "init_images": [url]},
-    }  # fmt: skip
+def test_every_door_of_the_api_is_known() -> None:
+    found = declared(described_api())
+    assert found == {"json": set(JSON), "form": FORMS}
 
 
 @needs_inside
@@ -203,9 +221,8 @@ def test_no_address_reaches_what_is_private(fetching: Target, canaries: Canaries
     url = url.replace("{port}", str(fetching.port))
     messages = set()
     with fetching.client() as client:
-        for path, body in doors(url).items():
-            reply = client.post(path, json=body)
-            assert reply.status_code == 400, (path, reply.text)
+        for door, reply in knock(client, url):
+            assert reply.status_code == 400, (door, reply.text)
             messages.add(reply.json()["error"]["message"])
     assert not canaries.hits
     assert not [each for each in messages if "169.254" in each or "127.0.0" in each]
@@ -214,23 +231,74 @@ def test_no_address_reaches_what_is_private(fetching: Target, canaries: Canaries
 @needs_inside
 def test_what_looks_like_two_hosts_is_the_checked_one(fetching: Target, canaries: Canaries) -> None:
     with fetching.client() as client:
-        for path, body in doors(PUBLIC_BUT_ODD).items():
+        before = canaries.num_public
+        for door, reply in knock(client, PUBLIC_BUT_ODD):
+            assert reply.status_code in (200, 400), (door, reply.text)
+            assert canaries.num_public == before + (reply.status_code == 200), door
             before = canaries.num_public
-            reply = client.post(path, json=body)
-            assert reply.status_code in (200, 400), (path, reply.text)
-            assert canaries.num_public == before + (reply.status_code == 200)
     assert not canaries.hits
 
 
 @needs_inside
 def test_refusals_do_not_tell_open_ports_from_closed(fetching: Target, canaries: Canaries) -> None:
-    """The same words whether somebody listens, nobody does, or nothing is there."""
-    texts = set()
+    """The same words, as soon, whether somebody listens, nobody does, or nothing is there."""
+    urls = ("http://10.0.0.5/", "http://10.0.0.5:8080/", "http://10.9.9.9/")
+    texts, took_s = set(), {url: [] for url in urls}
     with fetching.client() as client:
-        for url in ("http://10.0.0.5/", "http://10.0.0.5:8080/", "http://10.9.9.9/"):
-            reply = client.post("/v1/chat/completions", json=doors(url)["/v1/chat/completions"])
+        for url in urls * NUM_TIMED:
+            started_s = time.monotonic()
+            reply = client.post(CHAT, json=SHOWN(url))
+            took_s[url].append(time.monotonic() - started_s)
             texts.add(reply.text)
     assert len(texts) == 1
+    medians_s = [median(each) for each in took_s.values()]
+    assert max(medians_s) - min(medians_s) < TELLING_S
+    assert not canaries.hits
+
+
+@needs_inside
+@pytest.mark.parametrize("prefix", ["", "file://", "../.."])
+def test_nothing_tells_whether_a_file_exists(
+    fetching: Target, canaries: Canaries, prefix: str
+) -> None:
+    with fetching.client() as client:
+        there = dict(knock(client, f"{prefix}/etc/passwd"))
+        missing = dict(knock(client, f"{prefix}/etc/nobody"))
+    for door, reply in there.items():
+        assert reply.status_code == 400, door
+        assert reply.text == missing[door].text, door
+    assert not canaries.hits
+
+
+@needs_inside
+def test_a_name_is_looked_up_once_and_that_address_dialled(
+    fetching: Target, canaries: Canaries, names: NameServer
+) -> None:
+    """Whoever looks up again gets a private address, as by rebinding."""
+    before = canaries.num_public
+    with fetching.client() as client:
+        for path in (
+            "first.rebinding.example/cat.png",
+            "second.rebinding.example/cat.png",
+            "from.example/redirect/302/http://to.example/cat.png",
+        ):
+            reply = client.post(CHAT, json=SHOWN(f"http://{path}"))
+            assert reply.status_code == 200, reply.text
+    assert canaries.num_public == before + 4
+    assert not canaries.hits
+    assert set(names.asked.values()) == {1}, names.asked
+    assert {name for name, _ in names.asked} == names.answers.keys() - MIXED
+
+
+@needs_inside
+@pytest.mark.parametrize("name", sorted(MIXED))
+def test_one_private_address_among_several_is_too_many(
+    fetching: Target, canaries: Canaries, names: NameServer, name: str
+) -> None:
+    with fetching.client() as client:
+        reply = client.post(CHAT, json=SHOWN(f"http://{name}/cat.png"))
+    assert reply.status_code == 400
+    assert names.asked[name, A] <= 1
     assert not canaries.hits
 
 
@@ -244,7 +312,7 @@ def test_what_is_public_is_fetched(fetching: Target, canaries: Canaries) -> None
             "http://public.example/cat.png",
             f"http://{PUBLIC}/redirect/302/http://public.example/cat.png",
         ):
-            reply = client.post("/v1/chat/completions", json=doors(url)["/v1/chat/completions"])
+            reply = client.post(CHAT, json=SHOWN(url))
             assert reply.status_code == 200, reply.text
     assert canaries.num_public >= before + 4
     with socket.create_connection(("10.0.0.5", 80), 5) as connection:
