@@ -150,7 +150,7 @@ class Settings(AccessSettings, IntakeSettings):
         description="Prompts may make a step this long beside answers, whatever chat_slowdown.",
     )
     image_share: Annotated[float, Field(ge=0, lt=1)] = Field(
-        0.25, description="Share of the time that is for pictures however many questions come."
+        0.2, description="Share of the time that is for pictures however many questions come."
     )
     image_time_s: Seconds = Field(
         60.0, description="As many pictures are drawn at once as are each drawn in this time."

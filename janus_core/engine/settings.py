@@ -72,7 +72,7 @@ class EngineSettings:
     max_pending_previews: int = 4
     chat_slowdown: float = 1.5
     token_time_s: float = 0.05
-    image_share: float = 0.25
+    image_share: float = 0.2
     image_time_s: float = 60.0
     prefill_tokens: int | None = None
     max_images: int | None = None
