@@ -9,7 +9,7 @@ from contextlib import closing
 from janus_core.engine.events import TextDelta
 from janus_core.pipeline import TextOptions
 from server.context import Context
-from server.conversation import ImageSource, Turn, build_text_requests
+from server.conversation import ImageSource, Turn, text_requests
 from server.record import RequestRecord
 
 DESCRIBE = "Describe the image."
@@ -26,13 +26,8 @@ async def answer_about(
 ) -> str:
     """The answer. Raises the errors of a chat completion."""
     turn = Turn("user", (image, question), "question")
-    requests = await context.offload.admit(
-        record.principal.tenant,
-        build_text_requests,
-        [turn],
-        options,
-        pipeline=context.pipeline,
-        param="question",
+    requests = await text_requests(
+        context, [turn], options, tenant=record.principal.tenant, param="question"
     )
     record.task, record.num_choices = record.task or "chat", 1
     pieces: list[str] = []

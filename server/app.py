@@ -96,6 +96,7 @@ def create_app(
             yield
         finally:
             context.offload.close()
+            context.decoding.close()
             context.autoencoder.close()
             pipeline.images.close()
             await context.fetcher.close()
@@ -163,9 +164,12 @@ def _new_context(
     version: str,
 ) -> Context:
     """The parts of the server; on the event loop they will run on."""
-    offload = Offload(num_threads=settings.media_threads, max_pending=pipeline.settings.max_waiting)
+    max_pending = pipeline.settings.max_waiting
+    offload = Offload(num_threads=settings.media_threads, max_pending=max_pending)
+    # A thread for each process, so that whose turn it is is decided before a process is waited for.
+    decoding = Offload(num_threads=settings.decode_workers, max_pending=max_pending)
     # One thread: the autoencoder takes one picture at a time.
-    autoencoder = Offload(num_threads=1, max_pending=pipeline.settings.max_waiting)
+    autoencoder = Offload(num_threads=1, max_pending=max_pending)
     fetcher = Fetcher(
         _fetch_policy(settings),
         max_bytes=settings.max_image_bytes,
@@ -173,7 +177,7 @@ def _new_context(
         max_redirects=settings.max_media_redirects,
         max_at_once=settings.max_fetches,
         max_at_once_per_request=settings.max_fetches_per_request,
-        max_pending=pipeline.settings.max_waiting,
+        max_pending=max_pending,
         observe=lambda outcome, s: metrics.observe("image_fetch_seconds", s, outcome),
         on_blocked=lambda reason: metrics.count("image_fetch_blocked", reason),
     )
@@ -196,6 +200,7 @@ def _new_context(
         administration=Administration(pipeline, dispatcher),
         metrics=metrics,
         offload=offload,
+        decoding=decoding,
         autoencoder=autoencoder,
         drawings=LiveDrawings(),
         results=ResultStore(max_bytes=settings.result_store_bytes, ttl_s=settings.result_ttl_s),

@@ -30,8 +30,9 @@ _IMAGE_ALIASES = re.compile(r"dall-e-[23]|(chat)?gpt-image-[a-z0-9.-]+")
 class Context:
     """The parts of a running server. `created` is when it started, in Unix seconds.
 
-    What waits for the autoencoder is done in `autoencoder`, everything else that would hold up the
-    event loop in `offload`: it takes milliseconds, and must not wait behind seconds.
+    Input images are decoded in `decoding`, what waits for the autoencoder is done in `autoencoder`,
+    everything else that would hold up the event loop in `offload`: it takes milliseconds, and must
+    not wait behind seconds.
     """
 
     settings: Settings
@@ -41,6 +42,7 @@ class Context:
     administration: Administration
     metrics: Metrics
     offload: Offload
+    decoding: Offload
     autoencoder: Offload
     results: ResultStore
     drawings: LiveDrawings

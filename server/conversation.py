@@ -1,20 +1,22 @@
 """A conversation, in whichever endpoint's words it came, to requests for the engine.
 
 Owns what all endpoints that answer in text share: turns whose images are still encoded, and the
-fields they came in. Knows no schema and no prompt format. Invariant: an error names the field as
-the client wrote it, however deep it stands.
+fields they came in. Knows no schema and no prompt format. Invariants: an error names the field as
+the client wrote it, however deep it stands; and text waits for nobody's images.
 """
 
 import re
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from janus_core.engine.request import TextRequest
 from janus_core.errors import ParameterError, PromptError, RequestError
 from janus_core.image_processor import PreparedImage
 from janus_core.pipeline import Pipeline, TextOptions
 from janus_core.prompt import Message, Role
+from server.context import Context
 from server.fetch import Fetcher
 from server.media import bytes_of_url
 
@@ -91,23 +93,23 @@ async def with_images(
     return [replace(turn, parts=tuple(map(filled, turn.parts))) for turn in turns]
 
 
-def build_text_requests(
-    turns: Sequence[Turn], options: TextOptions, *, pipeline: Pipeline, param: str
+async def text_requests(
+    context: Context, turns: Sequence[Turn], options: TextOptions, *, tenant: str, param: str
 ) -> list[TextRequest]:
-    """`options.n` requests. Decodes and tokenises: not for the event loop.
+    """`options.n` requests, decoded and tokenised off the event loop.
 
-    `param` is the field of the whole conversation. Raises a RequestError that names a field.
+    `param` is the field of the whole conversation. Raises a RequestError that names a field,
+    QueueFullError.
     """
-    turns = _shown_by_users(turns)
-    messages = [
-        Message(turn.role, tuple(_prepared(part, pipeline) for part in turn.parts))
-        for turn in turns
-    ]
-    try:
-        return pipeline.text_requests(messages, options, request_id=uuid.uuid4().hex)
-    except RequestError as error:
-        error.param = _client_path(error.param, turns, whole=param)
-        raise
+    pipeline, turns = context.pipeline, _shown_by_users(turns)
+    sources = [part for turn in turns for part in turn.parts if isinstance(part, ImageSource)]
+    build = partial(_build, turns, options, pipeline=pipeline, param=param)
+    if not sources:
+        return await context.offload.admit(tenant, build, ())
+    with context.decoding.places(tenant, len(sources)):
+        # Each in a turn of its own: other tenants' images come in between.
+        images = [await context.decoding.run(tenant, _prepared, each, pipeline) for each in sources]
+        return await context.offload.run(tenant, build, images)
 
 
 def last_user_text(turns: Sequence[Turn], *, param: str) -> tuple[str, str]:
@@ -120,11 +122,30 @@ def last_user_text(turns: Sequence[Turn], *, param: str) -> tuple[str, str]:
     raise PromptError("There is no user message that says what to draw.", param=param)
 
 
-def _prepared(part: str | ImageSource, pipeline: Pipeline) -> str | PreparedImage:
-    if isinstance(part, str):
-        return part
-    data = part.read(max_bytes=pipeline.limits.max_bytes)
-    return pipeline.prepare_image(data, param=part.param)
+def _prepared(source: ImageSource, pipeline: Pipeline) -> PreparedImage:
+    data = source.read(max_bytes=pipeline.limits.max_bytes)
+    return pipeline.prepare_image(data, param=source.param)
+
+
+def _build(
+    turns: Sequence[Turn],
+    options: TextOptions,
+    images: Sequence[PreparedImage],
+    *,
+    pipeline: Pipeline,
+    param: str,
+) -> list[TextRequest]:
+    """The requests of turns whose `images` have been prepared, in their order."""
+    left = iter(images)
+    messages = [
+        Message(turn.role, tuple(p if isinstance(p, str) else next(left) for p in turn.parts))
+        for turn in turns
+    ]
+    try:
+        return pipeline.text_requests(messages, options, request_id=uuid.uuid4().hex)
+    except RequestError as error:
+        error.param = _client_path(error.param, turns, whole=param)
+        raise
 
 
 def _shown_by_users(turns: Sequence[Turn]) -> list[Turn]:

@@ -107,8 +107,8 @@ class Settings(AccessSettings, IntakeSettings):
     )
     max_waiting: Positive | None = Field(
         None,
-        description="Answers that may wait for a slot, and pictures besides, before new ones are "
-        "refused with 429.",
+        description="Answers that may wait for a slot, pictures besides, and input images to be "
+        "decoded, before new ones are refused with 429.",
     )
     max_waiting_bytes: Positive = Field(
         256 * MIB, description="Memory that waiting requests may hold, mostly pixels."
@@ -194,7 +194,7 @@ class Settings(AccessSettings, IntakeSettings):
         None, description="Start of the URLs of pictures. Default: as the client addressed us."
     )
     media_threads: Annotated[int, Field(ge=1, le=64)] = Field(
-        2, description="Threads that decode and encode images and tokenise, off the event loop."
+        2, description="Threads that tokenise, read forms and encode pictures, off the event loop."
     )
 
     ui: bool = Field(True, description="Serve the page at /.")

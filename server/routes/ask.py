@@ -12,7 +12,7 @@ from server.answer import DESCRIBE
 from server.ask_reply import AnswerReplies
 from server.chat_request import sampling_options
 from server.context import context_of
-from server.conversation import ImageSource, Turn, build_text_requests, check_num_images
+from server.conversation import ImageSource, Turn, check_num_images, text_requests
 from server.form import Form, form_schema, read_form
 from server.json_route import unless_client_leaves
 from server.middleware import CLIENT_GONE
@@ -63,12 +63,11 @@ async def _answer(form: Form, body: CaptionRequest, request: Request) -> Respons
     key: AnswerKey = "answer" if isinstance(body, AskRequest) else "caption"
     turn = _question(form, body)
     check_num_images([turn], limit=context.settings.max_images_per_request, param=IMAGE)
-    requests = await context.offload.admit(
-        principal_of(request).tenant,
-        build_text_requests,
+    requests = await text_requests(
+        context,
         [turn],
         sampling_options(body, max_tokens=body.token_limit),
-        pipeline=context.pipeline,
+        tenant=principal_of(request).tenant,
         param=turn.param,
     )
     return await submit_and_answer(

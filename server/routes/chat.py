@@ -13,7 +13,7 @@ from server.chat_pictures import ChatPicturesReply
 from server.chat_reply import ChatReply
 from server.chat_request import drawing_body, text_options, turns_of
 from server.context import Context, context_of
-from server.conversation import Turn, build_text_requests, with_images
+from server.conversation import Turn, text_requests, with_images
 from server.drawing import prepare_drawing
 from server.image_reply import native_size_header
 from server.json_route import JsonRoute, unless_client_leaves
@@ -63,13 +63,8 @@ async def _prepare_text(
 ) -> tuple[Sequence[EngineRequest], ChatReply | ChatPicturesReply]:
     max_bytes = context.settings.max_body_bytes
     turns = await with_images(turns, context.fetcher, max_total_bytes=max_bytes)
-    requests = await context.offload.admit(
-        tenant,
-        build_text_requests,
-        turns,
-        text_options(body),
-        pipeline=context.pipeline,
-        param="messages",
+    requests = await text_requests(
+        context, turns, text_options(body), tenant=tenant, param="messages"
     )
     echoed = turns[-1].text.lstrip() if body.echo else ""
     return requests, ChatReply(context, requests, body=body, echoed=echoed)

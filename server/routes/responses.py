@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 from janus_core.engine.request import Request as EngineRequest
 from janus_core.errors import RequestError
 from server.context import Context, context_of
-from server.conversation import Turn, build_text_requests, with_images
+from server.conversation import Turn, text_requests, with_images
 from server.drawing import Drawing, prepare_drawing
 from server.image_reply import native_size_header
 from server.json_route import JsonRoute, unless_client_leaves
@@ -66,14 +66,7 @@ async def _prepare_text(
 ) -> tuple[Sequence[EngineRequest], ResponseItem]:
     max_bytes = context.settings.max_body_bytes
     turns = await with_images(turns, context.fetcher, max_total_bytes=max_bytes)
-    requests = await context.offload.admit(
-        tenant,
-        build_text_requests,
-        turns,
-        text_options(body),
-        pipeline=context.pipeline,
-        param="input",
-    )
+    requests = await text_requests(context, turns, text_options(body), tenant=tenant, param="input")
     tokenizer = context.pipeline.tokenizer
     return requests, MessageItem(tokenizer, with_logprobs=body.logprobs is not None)
 

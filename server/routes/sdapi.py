@@ -112,7 +112,7 @@ async def png_info(body: ImageBody, request: Request) -> PngInfo:
     """What a PNG of ours, or of that web UI, says about how it was drawn."""
     body.check()
     context = context_of(request)
-    return await context.offload.admit(
+    return await context.decoding.admit(
         principal_of(request).tenant, _read_png_info, body.image, context=context
     )
 

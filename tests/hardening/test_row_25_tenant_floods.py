@@ -8,13 +8,21 @@ import time
 
 import httpx2
 import pytest
+from PIL import Image
 
-from tests.hardening.target import GOOD_PROMPT, GOOD_QUESTION, Target
+from tests.hardening.target import GOOD_PROMPT, GOOD_QUESTION, Target, png_bytes
 
-CHAT, IMAGES = "/v1/chat/completions", "/v1/images/generations"
+CHAT, IMAGES, CAPTION = "/v1/chat/completions", "/v1/images/generations", "/v1/caption"
 FLOOD_KEY, QUIET_KEY = "sk-of-whoever-floods", "sk-of-whoever-is-quiet"
 NUM_HTTP, PER_REQUEST = 10, 10
 """A hundred pictures."""
+
+NUM_UPLOADS = 30
+"""Of images that take more than half a second each to decode, on every core."""
+AT_HAND_S = 1.5
+"""For what is being decoded when its client leaves."""
+UPLOADED_S = 3.0
+"""For a question about a small image: one of those at hand, one that is next, and the answer."""
 
 NUM_QUESTIONS = 20
 NOISE_S = 0.1
@@ -97,5 +105,47 @@ async def test_a_queue_that_one_has_filled_has_a_place_for_another(start_target)
         await asyncio.sleep(0.3)
         reply = await quiet.post(CHAT, json=GOOD_QUESTION)
         assert reply.status_code == 200
+        statuses = [each.status_code for each in await asyncio.gather(*tasks)]
+    assert set(statuses) == {200, 429}
+
+
+def upload(client: httpx2.AsyncClient, num: int) -> list[asyncio.Task]:
+    """Files of some kilobytes with as many pixels as may be."""
+    file = png_bytes(Image.new("LA", (5000, 5000), (1, 2)))
+    return [
+        asyncio.create_task(client.post(CAPTION, files={"image": file}, data={"max_tokens": 1}))
+        for _ in range(num)
+    ]
+
+
+async def test_a_question_does_not_wait_for_all_images_that_another_uploads(shared: Target) -> None:
+    async with flooding(shared) as client, shared.async_client() as quiet:
+        tasks = upload(client, NUM_UPLOADS)
+        try:
+            await asyncio.sleep(1.0)
+            started_s = time.monotonic()
+            reply = await quiet.post(CHAT, json=GOOD_QUESTION)
+            took_s = time.monotonic() - started_s
+            assert not all(task.done() for task in tasks), "the flood ended too soon"
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.sleep(AT_HAND_S)
+    assert reply.status_code == 200
+    assert took_s < UPLOADED_S
+
+
+async def test_there_is_a_place_beside_all_images_that_another_uploads(start_target) -> None:
+    target = start_target(
+        api_keys=f"flood:{FLOOD_KEY},quiet:{QUIET_KEY}",
+        headers={"authorization": f"Bearer {QUIET_KEY}"},
+        max_waiting=8,
+    )
+    async with flooding(target) as client, target.async_client() as quiet:
+        tasks = upload(client, 16)
+        # The first to be answered is refused.
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        assert (await quiet.post(CHAT, json=GOOD_QUESTION)).status_code == 200
         statuses = [each.status_code for each in await asyncio.gather(*tasks)]
     assert set(statuses) == {200, 429}

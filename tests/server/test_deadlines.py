@@ -28,9 +28,9 @@ HURRY = {TIMEOUT_HEADER: str(DEADLINE_S)}
 
 @pytest.fixture(scope="module")
 def server(tiny_checkpoint: Path) -> Iterator[ServerInThread]:
-    settings = {"media_urls": "http", "media_threads": 1, "admin_key": "sk-admin"}
+    settings = {"media_urls": "http", "media_threads": 1, "decode_workers": 1}
     with ServerInThread(
-        model=str(tiny_checkpoint), served_model_name="tiny", **settings
+        model=str(tiny_checkpoint), served_model_name="tiny", admin_key="sk-admin", **settings
     ) as running:
         yield running
 
@@ -98,15 +98,30 @@ def test_a_slow_decode(server: ServerInThread, gate: Gate, image_url: str) -> No
         check_missed(client.post(CHAT, json=question(image_url), headers=HURRY))
         assert was_called.is_set()
         assert [counted(client, *each) for each in names] == [each + 1 for each in before]
-    assert server.context.offload._num_pending == 0
+    assert server.context.decoding._num_pending == 0
 
 
-def test_a_place_in_the_queue(server: ServerInThread, gate: Gate, image_url: str) -> None:
-    """The one thread has another client's image, who is in no hurry."""
+def test_a_turn_to_be_decoded(server: ServerInThread, gate: Gate, image_url: str) -> None:
+    """The one process has another client's image, who is in no hurry. Text does not wait for it."""
     was_called = gate.close_before(type(server.context.pipeline), "prepare_image")
     with server.client() as client, concurrent.futures.ThreadPoolExecutor(1) as pool:
         try:
             patient = pool.submit(client.post, CHAT, json=question(image_url))
+            assert was_called.wait(HELD_S)
+            check_missed(client.post(CHAT, json=question(image_url), headers=HURRY))
+            assert client.post(CHAT, json=question()).status_code == 200
+            assert not patient.done()
+        finally:
+            gate.open()
+        assert patient.result().status_code == 200
+
+
+def test_a_place_in_the_queue(server: ServerInThread, gate: Gate) -> None:
+    """The one thread has another client's prompt, who is in no hurry."""
+    was_called = gate.close_before(type(server.context.pipeline), "text_requests")
+    with server.client() as client, concurrent.futures.ThreadPoolExecutor(1) as pool:
+        try:
+            patient = pool.submit(client.post, CHAT, json=question())
             assert was_called.wait(HELD_S)
             check_missed(client.post(CHAT, json=question(), headers=HURRY))
             check_missed(client.post("/v1/images/generations", json={"prompt": "x"}, headers=HURRY))

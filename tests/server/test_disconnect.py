@@ -151,6 +151,41 @@ def test_leaving_while_the_request_is_prepared(
     assert cancelled(server, "chat") == before, "the engine was asked for a client that left"
 
 
+def test_leaving_while_images_are_decoded(
+    server: ServerInThread, client: httpx2.Client, monkeypatch: pytest.MonkeyPatch, image_url: str
+):
+    """The places are free at once; the image at hand is decoded to its end, and no other."""
+    wait_until(server.is_idle)
+    gate, begun = threading.Event(), threading.Semaphore(0)
+    pipeline, decoding = type(server.context.pipeline), server.context.decoding
+    prepare = pipeline.prepare_image
+
+    def slow(*args: object, **kwargs: object) -> object:
+        begun.release()
+        gate.wait()
+        return prepare(*args, **kwargs)
+
+    monkeypatch.setattr(pipeline, "prepare_image", slow)
+    part = {"type": "image_url", "image_url": {"url": image_url}}
+    asked = [{"role": "user", "content": [part, part]}]
+    body = LONG | {"n": 1, "max_tokens": 1, "messages": asked}
+    connections = [raw_post(server, "/v1/chat/completions", body) for _ in range(4)]
+    for _ in range(server.settings.decode_workers):
+        assert begun.acquire(timeout=30)
+    wait_until(lambda: decoding._num_pending == 8)
+    # Nobody who says something waits for them.
+    short = LONG | {"max_tokens": 1, "n": 1}
+    assert client.post("/v1/chat/completions", json=short).status_code == 200
+    for connection in connections:
+        connection.close()
+    wait_until(lambda: decoding._num_pending == 0, timeout_s=10)
+    gate.set()
+    assert client.post("/v1/chat/completions", json=body).status_code == 200
+    for _ in range(2):
+        assert begun.acquire(timeout=30)
+    assert not begun.acquire(blocking=False), "an image of a client that left was begun"
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_leaving_while_the_picture_is_encoded(
     server: ServerInThread,
