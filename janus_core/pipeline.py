@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from janus_core.checkpoint import load_model, resolve_checkpoint
-from janus_core.codec import PictureCodec, keep_unmarked
+from janus_core.codec import PictureCodec
 from janus_core.config import ModelConfig, read_config
 from janus_core.device import Placement, fit, memory_bytes, place, use_threads, with_formats
 from janus_core.engine.engine import Engine
@@ -283,20 +283,15 @@ class Pipeline:
         self.engine.validate(requests[0])
         return requests
 
-    def encode_picture(self, data: bytes, *, param: str | None = None) -> tuple[int, ...]:
-        """The codes of a client's picture, scaled to cover the native size and cropped.
+    def fitted_picture(self, data: bytes, *, param: str | None = None) -> Pixels:
+        """A client's picture, scaled to cover the native size and cropped.
 
-        Raises ImageInputError that names `param`. Slow, as the other functions on pictures: up to
-        seconds on a CPU.
+        Raises ImageInputError that names `param`, CapacityError. Takes up to seconds, as
+        `marked_picture` does.
         """
-        side_px = self.config.vq.image_size
-        return self.codec.encode(self.images.fitted(data, side_px=side_px, param=param))
+        return self.images.fitted(data, side_px=self.config.vq.image_size, param=param)
 
-    def decode_codes(self, codes: Sequence[int]) -> Pixels:
-        """The picture of a complete sequence of codes. Raises ParameterError."""
-        return self.codec.decode(codes)
-
-    def edit_codes(
+    def marked_picture(
         self,
         data: bytes,
         mask: bytes | None,
@@ -304,10 +299,10 @@ class Pipeline:
         param: str = "image",
         mask_param: str = "mask",
         mask_style: MaskStyle = "transparent",
-    ) -> tuple[int | None, ...] | None:
-        """What to force in order to draw a part of a client's picture anew: `forced_codes`.
+    ) -> tuple[Pixels, tuple[int, ...] | None]:
+        """A client's picture as `fitted_picture`, and which of its codes to draw anew, not 0 there.
 
-        The part is what `mask` marks in its style, scaled to the picture if it has another size;
+        That is what `mask` marks in its style, scaled to the picture if it has another size;
         without a mask, what is transparent in the picture; None if nothing of it is. Only what
         `fit_square` leaves of the picture counts. Raises ImageInputError, and ParameterError if a
         mask marks nothing.
@@ -322,14 +317,22 @@ class Pipeline:
             params=(param, mask_param),
         )
         if marks.any():
-            return keep_unmarked(self.codec.encode(picture), marks.tolist())
+            return picture, tuple(marks.tolist())
         if mask is not None:
             raise ParameterError(
                 f"{mask_param} marks nothing to be drawn in the square that the image is cropped "
                 "to.",
                 param=mask_param,
             )
-        return None
+        return picture, None
+
+    def encode_picture(self, picture: Pixels) -> tuple[int, ...]:
+        """The codes of a picture of the native size. Takes up to seconds on a CPU."""
+        return self.codec.encode(picture)
+
+    def decode_codes(self, codes: Sequence[int]) -> Pixels:
+        """The picture of a complete sequence of codes. Raises ParameterError. Takes as long."""
+        return self.codec.decode(codes)
 
     def new_service(self, sink: Callable[[Sequence[Event]], None]) -> EngineService:
         """The engine in a thread of its own, not yet started; `sink` is called once per step."""

@@ -16,7 +16,8 @@ from janus_core.errors import ParameterError, RequestError
 from janus_core.options import ImageOptions
 from janus_core.pipeline import Pipeline
 from server.context import Context
-from server.edit_request import DEFAULT_STRENGTH, EditSource, build_edit_requests
+from server.conversation import ImageSource
+from server.edit_request import DEFAULT_STRENGTH, EditSource, edit_requests
 from server.image_request import check_count
 from server.live_drawings import LiveDrawing
 from server.picture_file import picture_file
@@ -58,10 +59,16 @@ def build_requests(body: TextToImage, *, pipeline: Pipeline) -> list[ImageReques
         return pipeline.image_requests(body.prompt, _options(body), request_id=uuid.uuid4().hex)
 
 
-def build_requests_from_image(
-    body: ImageToImage, *, prompt: str, image: bytes, mask: bytes | None, pipeline: Pipeline
+async def requests_from_image(
+    context: Context,
+    body: ImageToImage,
+    *,
+    prompt: str,
+    image: ImageSource,
+    mask: ImageSource | None,
+    tenant: str,
 ) -> list[ImageRequest]:
-    """One request per picture that resembles `image`. Not for the event loop."""
+    """One request per picture that resembles `image`."""
     strength = DEFAULT_STRENGTH if body.denoising_strength is None else body.denoising_strength
     source = EditSource(
         image=image,
@@ -69,11 +76,10 @@ def build_requests_from_image(
         mask_style="uncovered" if body.inpainting_mask_invert else "covered",
         # Its clients send both always.
         strength=strength if mask is None else None,
-        image_param="init_images",
         strength_param="denoising_strength",
     )
     with _client_names():
-        return build_edit_requests(prompt, _options(body), source, pipeline=pipeline)
+        return await edit_requests(context, prompt, _options(body), source=source, tenant=tenant)
 
 
 def _options(body: DrawingOptions) -> ImageOptions:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from fastapi import APIRouter, Request, Response
 
 from janus_core.errors import ParameterError, RequestError
+from janus_core.images import Pixels
+from janus_core.pipeline import Pipeline
 from server.context import Context, context_of
 from server.conversation import ImageSource, Turn, with_images
 from server.image_reply import native_size_header
@@ -90,7 +92,7 @@ async def _encode(body: EncodeRequest, request: Request) -> Response:
     reply = EncodeReply(
         object="list",
         data=[
-            await context.autoencoder.admit(tenant, _encoded, source, index, context=context)
+            await _encoded(source, index, context=context, tenant=tenant)
             for index, source in enumerate(turn.parts)
             if isinstance(source, ImageSource)
         ],
@@ -113,7 +115,15 @@ def _decoded(
     return DecodedPicture(b64_json=style.encode(pixels, metadata=metadata))
 
 
-def _encoded(source: ImageSource, index: int, *, context: Context) -> EncodedImage:
-    data = source.read(max_bytes=context.pipeline.limits.max_bytes)
-    codes = context.pipeline.encode_picture(data, param=source.param)
+async def _encoded(
+    source: ImageSource, index: int, *, context: Context, tenant: str
+) -> EncodedImage:
+    pipeline = context.pipeline
+    picture = await context.decoding.admit(tenant, _fitted, source, pipeline)
+    codes = await context.autoencoder.admit(tenant, pipeline.encode_picture, picture)
     return EncodedImage(object="image_codes", index=index, codes=list(codes))
+
+
+def _fitted(source: ImageSource, pipeline: Pipeline) -> Pixels:
+    data = source.read(max_bytes=pipeline.limits.max_bytes)
+    return pipeline.fitted_picture(data, param=source.param)

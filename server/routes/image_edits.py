@@ -6,12 +6,11 @@ codes. Invariant: an image is decoded only after everything else of its request 
 
 from fastapi import APIRouter, Request, Response
 
-from janus_core.engine.request import ImageRequest
 from janus_core.errors import ParameterError
 from server.answer import caption_of
 from server.context import Context, context_of
 from server.conversation import ImageSource, Turn, with_images
-from server.edit_request import DEFAULT_STRENGTH, EditSource, build_edit_requests
+from server.edit_request import DEFAULT_STRENGTH, EditSource, edit_requests
 from server.errors import unsupported
 from server.form import Form, FormRoute, form_schema, json_body, read_form
 from server.image_request import image_options, picture_format
@@ -104,24 +103,17 @@ async def _draw(
     caption: str | None = None,
 ) -> Response:
     context = context_of(request)
-    pipeline = context.pipeline
-    style = picture_format(body, pipeline=pipeline, settings=context.settings)
-    max_bytes = pipeline.limits.max_bytes
-
-    def prepare() -> list[ImageRequest]:
-        varies = isinstance(body, ImageVariationRequest) and body.strength is None
-        source = EditSource(
-            image=image.read(max_bytes=max_bytes),
-            mask=None if mask is None else mask.read(max_bytes=max_bytes),
-            # The transparency of a picture to vary marks nothing.
-            strength=DEFAULT_STRENGTH if varies else body.strength,
-            image_param=image.param,
-            mask_param="mask" if mask is None else mask.param,
-        )
-        options = image_options(body, forced_codes=())
-        return build_edit_requests(prompt, options, source, pipeline=pipeline)
-
-    requests = await context.autoencoder.admit(principal_of(request).tenant, prepare)
+    style = picture_format(body, pipeline=context.pipeline, settings=context.settings)
+    varies = isinstance(body, ImageVariationRequest) and body.strength is None
+    source = EditSource(
+        image=image,
+        mask=mask,
+        # The transparency of a picture to vary marks nothing.
+        strength=DEFAULT_STRENGTH if varies else body.strength,
+    )
+    options = image_options(body, forced_codes=())
+    tenant = principal_of(request).tenant
+    requests = await edit_requests(context, prompt, options, source=source, tenant=tenant)
     return await answer_with_pictures(
         request, requests, body=body, style=style, kind="image_edit", caption=caption
     )

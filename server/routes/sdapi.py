@@ -31,10 +31,10 @@ from server.schemas.sdapi import (
 )
 from server.sd_drawing import (
     build_requests,
-    build_requests_from_image,
     check_checkpoint,
     draw,
     picture_style,
+    requests_from_image,
 )
 
 router = APIRouter(prefix="/sdapi/v1", route_class=JsonRoute, tags=["sdapi"])
@@ -129,25 +129,18 @@ async def _text_to_image(body: TextToImage, request: Request) -> Response:
 async def _image_to_image(body: ImageToImage, request: Request) -> Response:
     context = context_of(request)
     style = _checked(body, context)
-    max_bytes = context.pipeline.limits.max_bytes
     image = ImageSource("init_images", url=data_url_of(body.init_images[0]))
     prompt = body.prompt
     if not prompt.strip():  # as there, where the image alone can be enough
         prompt = await caption_of(context, image, record=record_of(request))
-
-    def prepare() -> list[ImageRequest]:
-        mask = None
-        if body.mask:
-            mask = bytes_of_url(data_url_of(body.mask), param="mask", max_bytes=max_bytes)
-        return build_requests_from_image(
-            body,
-            prompt=prompt,
-            image=image.read(max_bytes=max_bytes),
-            mask=mask,
-            pipeline=context.pipeline,
-        )
-
-    requests = await context.autoencoder.admit(principal_of(request).tenant, prepare)
+    requests = await requests_from_image(
+        context,
+        body,
+        prompt=prompt,
+        image=image,
+        mask=ImageSource("mask", url=data_url_of(body.mask)) if body.mask else None,
+        tenant=principal_of(request).tenant,
+    )
     return await _drawn(request, requests, body=body, prompt=prompt, style=style)
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from janus_core.codec import keep_first
+from janus_core.codec import keep_first, keep_unmarked
 from janus_core.engine.events import Event, Finished
 from janus_core.engine.settings import EngineSettings
 from janus_core.errors import ImageInputError, ParameterError
@@ -51,7 +51,7 @@ def test_pixels_are_encoded_as_the_model_encodes_them(pipeline: Pipeline) -> Non
     expected = pipeline.codec._model.encode_codes(
         torch.from_numpy(pixels.astype(np.float32) / 255 * 2 - 1).permute(2, 0, 1)[None]
     )
-    codes = pipeline.encode_picture(saved(pixels))
+    codes = pipeline.encode_picture(pipeline.fitted_picture(saved(pixels)))
     assert list(codes) == expected[0].tolist()
     assert len(set(codes)) > 1
 
@@ -136,31 +136,36 @@ def test_previews_are_spread_over_what_is_drawn(pipeline: Pipeline) -> None:
     assert counts == [12, 16]
 
 
+def marked(pipeline: Pipeline, picture: bytes, mask: bytes | None) -> list[int] | None:
+    """The places of the codes to draw anew."""
+    fitted, marks = pipeline.marked_picture(picture, mask)
+    assert np.array_equal(fitted, pipeline.fitted_picture(picture))
+    return None if marks is None else [place for place, mark in enumerate(marks) if mark]
+
+
 def test_a_mask_marks_the_squares_it_touches(pipeline: Pipeline) -> None:
     """4 x 4 codes of 4 pixels each; one transparent pixel, then a row of squares."""
     picture = noise(32, 32)
-    codes = pipeline.encode_picture(saved(picture))
+    codes = pipeline.encode_picture(pipeline.fitted_picture(saved(picture)))
     mask = np.full((32, 32, 4), 255, dtype=np.uint8)
     mask[9, 15, 3] = 0
     mask[24:, :, 3] = 0
-    forced = pipeline.edit_codes(saved(picture), saved(mask))
-    assert forced is not None
+    _, marks = pipeline.marked_picture(saved(picture), saved(mask))
+    forced = keep_unmarked(codes, marks)
     assert [place for place, code in enumerate(forced) if code is None] == [5, 12, 13, 14, 15]
     assert all(f in (None, code) for f, code in zip(forced, codes, strict=True))
     # Light on dark without transparency, as other interfaces send it, and at half the size.
     grey = np.zeros((16, 16), dtype=np.uint8)
     grey[4, 7] = grey[12:] = 255
-    assert pipeline.edit_codes(saved(picture), saved(grey)) == forced
+    assert marked(pipeline, saved(picture), saved(grey)) == [5, 12, 13, 14, 15]
 
 
 def test_a_picture_can_be_its_own_mask(pipeline: Pipeline) -> None:
-    assert pipeline.edit_codes(saved(noise()), None) is None
+    assert marked(pipeline, saved(noise()), None) is None
     picture = noise(channels=4)
     picture[..., 3] = 255
     picture[:4, :4, 3] = 0
-    forced = pipeline.edit_codes(saved(picture), None)
-    assert forced is not None
-    assert [place for place, code in enumerate(forced) if code is None] == [0]
+    assert marked(pipeline, saved(picture), None) == [0]
 
 
 def test_what_is_cropped_away_marks_nothing(pipeline: Pipeline) -> None:
@@ -170,17 +175,17 @@ def test_what_is_cropped_away_marks_nothing(pipeline: Pipeline) -> None:
     mask = np.zeros((32, 16), dtype=np.uint8)
     mask[:4] = 255
     with pytest.raises(ParameterError) as raised:
-        pipeline.edit_codes(picture, saved(mask))
+        pipeline.marked_picture(picture, saved(mask))
     assert raised.value.param == "mask"
     tall[:4, :, 3] = 0
-    assert pipeline.edit_codes(saved(tall), None) is None
+    assert marked(pipeline, saved(tall), None) is None
 
 
 def test_a_mask_that_marks_nothing_or_is_none_is_refused(pipeline: Pipeline) -> None:
     picture, black = saved(noise()), saved(np.zeros((16, 16), dtype=np.uint8))
     for mask, error in ((black, ParameterError), (b"no image", ImageInputError)):
         with pytest.raises(error) as raised:
-            pipeline.edit_codes(picture, mask)
+            pipeline.marked_picture(picture, mask)
         assert raised.value.param == "mask"
     assert decode_mask(black, ImageLimits()) is None
 

@@ -109,6 +109,7 @@ def test_a_turn_to_be_decoded(server: ServerInThread, gate: Gate, image_url: str
             patient = pool.submit(client.post, CHAT, json=question(image_url))
             assert was_called.wait(HELD_S)
             check_missed(client.post(CHAT, json=question(image_url), headers=HURRY))
+            check_missed(client.post(ENCODE, json={"images": [image_url]}, headers=HURRY))
             assert client.post(CHAT, json=question()).status_code == 200
             assert not patient.done()
         finally:
