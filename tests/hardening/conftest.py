@@ -1,7 +1,7 @@
 """Fixtures of the attacks: servers to attack, and the check after each of them.
 
-Every test is followed by `check_p0` on each server it used. `--target naive` puts a naive demo in
-the place of the server; there, tests wait less, and a row of which one test has failed is done.
+Every test is followed by `check_p0` on each server it may have used. `--target naive` puts a naive
+demo in the place of the server; there, tests wait less, and a row of which one has failed is done.
 """
 
 import re
@@ -54,11 +54,18 @@ def patience_s(target_kind: str) -> float:
 
 
 @pytest.fixture(scope="session")
+def _module_targets() -> list[Target]:
+    """All that were made, but the one of all modules. A module stops its own at its end."""
+    return []
+
+
+@pytest.fixture(scope="session")
 def _make_target(
     target_kind: str,
     patience_s: float,
     tiny_checkpoint: Path,
     tmp_path_factory: pytest.TempPathFactory,
+    _module_targets: list[Target],
 ) -> Callable[..., Target]:
     logs = tmp_path_factory.mktemp("logs")
     num_made = 0
@@ -73,7 +80,7 @@ def _make_target(
     ) -> Target:
         nonlocal num_made
         num_made += 1
-        return Target(
+        target = Target(
             target_kind,
             log_path=logs / f"{num_made}.log",
             checkpoint=Path(model),
@@ -83,13 +90,18 @@ def _make_target(
             headers=headers,
             p0=p0,
         )
+        _module_targets.append(target)
+        return target
 
     return make
 
 
 @pytest.fixture(scope="session")
-def _running(_make_target: Callable[..., Target]) -> Iterator[Target]:
+def _running(
+    _make_target: Callable[..., Target], _module_targets: list[Target]
+) -> Iterator[Target]:
     target = _make_target()
+    _module_targets.remove(target)
     yield target
     target.stop()
 
@@ -126,15 +138,19 @@ def start_target(_make_target: Callable[..., Target]) -> Iterator[Callable[..., 
 
 
 @pytest.fixture(autouse=True)
-def _p0(request: pytest.FixtureRequest) -> Iterator[None]:
-    """After every test with a `target`: the postcondition; a new process if it does not hold."""
-    if "target" not in request.fixturenames:
-        yield
-        return
-    target: Target = request.getfixturevalue("target")
+def _p0(request: pytest.FixtureRequest, _module_targets: list[Target]) -> Iterator[None]:
+    """After every test: the postcondition of its servers that live on, those of its module and the
+    one of all modules; a new process if it does not hold."""
+    shared = [request.getfixturevalue("target")] if "target" in request.fixturenames else []
     yield
-    try:
-        target.check_p0()
-    except BaseException:
-        target.restart()
-        raise
+    errors = []
+    for target in {id(each): each for each in [*shared, *_module_targets]}.values():
+        if target.is_stopped or not target.wants_p0:
+            continue
+        try:
+            target.check_p0()
+        except BaseException as error:
+            target.restart()
+            errors.append(error)
+    if errors:
+        raise errors[0]

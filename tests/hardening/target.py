@@ -227,6 +227,7 @@ class Target:
     # Start and end.
 
     def _start(self) -> None:
+        self.is_stopped = False
         self._leaks: list[str] = []
         self._log_start = self._log_path.stat().st_size if self._log_path.exists() else 0
         with self._log_path.open("ab") as log:
@@ -256,9 +257,8 @@ class Target:
         raise AssertionError("the server did not start:\n" + self.log_text()[-3000:])
 
     def new_module(self) -> None:
-        """Count memory and log from here on."""
+        """Show what is logged from here on. Memory goes on being compared with the start's."""
         self._log_start = self._log_path.stat().st_size
-        self._base_rss = self.rss_bytes()
 
     def signal(self, number: int = signal.SIGTERM) -> None:
         """Tell the process to end, or what else `number` tells; it will be gone, so P0 cannot
@@ -282,6 +282,7 @@ class Target:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         self.process.wait()
+        self.is_stopped = True
 
     # Clients.
 

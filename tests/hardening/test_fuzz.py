@@ -117,10 +117,3 @@ def test_the_administrators_at_length(
     case, small_target: Target, session: requests.Session
 ) -> None:
     call_as_administrator(case, small_target, session)
-
-
-@pytest.fixture(autouse=True)
-def _p0_of_small(request: pytest.FixtureRequest) -> Iterator[None]:
-    target: Target = request.getfixturevalue("small_target")
-    yield
-    target.check_p0()
