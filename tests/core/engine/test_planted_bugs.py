@@ -1,7 +1,7 @@
 """Bugs, planted one at a time, which the state machine over the scheduler must find."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from unittest.mock import patch
 
@@ -19,7 +19,7 @@ from tests.core.engine.test_scheduler_machine import run_machine
 FOUND_WITHIN_S = 60.0
 
 release, acquire, find_gap = SlotPool.release, SlotPool.acquire, SlotPool._find_gap
-find_prefix = SlotPool.find_prefix
+find_prefix, in_turn = SlotPool.find_prefix, FairQueue.__iter__
 
 
 def forget_a_release(pool: SlotPool, slot: Slot, *, keep: int) -> None:
@@ -97,6 +97,13 @@ def remove_without_books(queue: FairQueue, state: RequestState) -> None:
         queue._num -= 1
 
 
+def serve_some_last(queue: FairQueue) -> Iterator[RequestState]:
+    """Whoever has no name waits until nobody else does."""
+    waiting = list(in_turn(queue))
+    yield from [state for state in waiting if state.tenant]
+    yield from [state for state in waiting if not state.tenant]
+
+
 SLOTS = "janus_core.engine.slots"
 BUGS: dict[str, tuple[object, str, Callable]] = {
     "a release is skipped": (SlotPool, "release", forget_a_release),
@@ -114,7 +121,6 @@ BUGS: dict[str, tuple[object, str, Callable]] = {
 
 @pytest.mark.parametrize("name", [*BUGS, "tenants share prefixes"])
 def test_the_machine_finds_a_planted_bug(name: str) -> None:
-    started_s = time.monotonic()
     with ExitStack() as stack:
         if name in BUGS:
             owner, attribute, broken = BUGS[name]
@@ -122,11 +128,21 @@ def test_the_machine_finds_a_planted_bug(name: str) -> None:
         else:
             stack.enter_context(patch(f"{SLOTS}._num_shared", share_with_all))
             stack.enter_context(patch(f"{SLOTS}._hash_chain", chain_without_salt))
-        with pytest.raises((AssertionError, ValueError, KeyError)):
-            run_machine(
-                max_examples=1500,
-                phases=[Phase.generate],
-                database=None,
-                report_multiple_bugs=False,
-            )
+        expect_a_find((AssertionError, ValueError, KeyError))
+
+
+def test_the_machine_finds_a_tenant_that_starves() -> None:
+    with patch.object(FairQueue, "__iter__", serve_some_last):
+        expect_a_find(AssertionError, match="starved")
+
+
+def expect_a_find(errors: type | tuple[type, ...], *, match: str | None = None) -> None:
+    started_s = time.monotonic()
+    with pytest.raises(errors, match=match):
+        run_machine(
+            max_examples=1500,
+            phases=[Phase.generate],
+            database=None,
+            report_multiple_bugs=False,
+        )
     assert time.monotonic() - started_s < FOUND_WITHIN_S

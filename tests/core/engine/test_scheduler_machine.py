@@ -5,6 +5,8 @@ Its control is `test_planted_bugs`: a machine that finds nothing in broken code 
 sound code.
 """
 
+import itertools
+
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
@@ -20,16 +22,19 @@ from hypothesis.stateful import (
 from janus_core.engine.plan import StepPlan
 from janus_core.engine.request import ImageRequest
 from janus_core.engine.sequence import RequestState
+from janus_core.engine.slots import BLOCK_TOKENS
 from janus_core.engine.waiting_room import WaitingRoom
 from tests.core.engine.house import NUM_CODES, House, image, seen, text
+from tests.core.engine.waits import Wait
 
 MAX_WAITING = 6
 """Of either kind."""
 PATIENCE_STEPS = 20
 LONGEST = 60
-MAX_WAIT_STEPS = 1200
-"""Nobody waits longer, although the machine lets twelve others wait whose work takes up to 120
-steps each: the starvation bound."""
+LARGEST = 2 * LONGEST
+"""Tokens of a request at most: of an answer its prompt and what is said, of a picture both of its
+sequences."""
+MAX_SEQUENCES = 8
 
 TENANTS = ("", "a", "b")
 
@@ -42,14 +47,14 @@ class World(House):
             max_waiting=MAX_WAITING,
             max_waiting_bytes=40_000,
             patience_steps=PATIENCE_STEPS,
-            max_sequences=8,
+            max_sequences=MAX_SEQUENCES,
             **fields,
         )
         self.memory: list[tuple[str, int] | None] = [None] * self.settings.kv_positions
         self.room = WaitingRoom(self.settings)
         self.ends: dict[str, str] = {}
         self.deadlines: dict[str, int] = {}
-        self.added_at: dict[str, int] = {}
+        self.waits: dict[str, Wait] = {}
 
     @property
     def live(self) -> list[RequestState]:
@@ -62,20 +67,34 @@ class World(House):
             assert self.room.num_waiting > 0, "an empty room refuses"
             return
         self.room.enter(request)
-        self.added_at[request.id] = self.num_steps
         if deadline_steps is not None:
             self.deadlines[request.id] = self.num_steps + deadline_steps
+        ahead = self.live
         self.add(request)
+        state = self.states[request.id]
+        for wait in self.waits.values():
+            wait.come(state)
+        queue = self.scheduler._kind_of(state).waiting
+        self.waits[request.id] = Wait(
+            state,
+            ahead,
+            queue,
+            at_set_backs=self.scheduler.num_set_backs,
+        )
 
     def end(self, request_id: str, reason: str) -> None:
         assert request_id not in self.ends, "a request ended twice"
         self.ends[request_id] = reason
         self.room.leave(request_id)
         self.deadlines.pop(request_id, None)
+        self.waits.pop(request_id, None)
 
     def abort(self, state: RequestState, reason: str, *, keep_prefix: bool = True) -> None:
+        num_charged = state.num_charged
         self.scheduler.remove(state, keep_prefix=keep_prefix)
         self.end(state.id, reason)
+        for wait in self.waits.values():
+            wait.refund(state.tenant, num_charged - state.num_charged)
 
     def advance(self) -> StepPlan:
         plan = self.step()
@@ -88,10 +107,35 @@ class World(House):
                 self.abort(self.states[request_id], "deadline")
         return plan
 
+    def check_waits(self, plan: StepPlan) -> None:
+        """Nobody starves, however many come after it."""
+        for state, wait in itertools.product(plan.started, self.waits.values()):
+            if wait.is_before(state) and self.awaits_prefix(wait.state):
+                wait.excuse(state)
+        for chunk, wait in itertools.product(plan.chunks, self.waits.values()):
+            wait.count(chunk)
+        for wait in self.waits.values():
+            again = (self.scheduler.num_set_backs - wait.at_set_backs) * LARGEST
+            # A picture is charged at its start, an answer as it is said.
+            one_more = LARGEST if wait.state.is_image else (1 + MAX_SEQUENCES) * LARGEST
+            for tenant, num_tokens in wait.computed.items():
+                most = wait.most(tenant, one_more=one_more) + again
+                assert num_tokens <= most, (
+                    f"starved: {num_tokens} tokens for later ones of {tenant}"
+                )
+
+    def awaits_prefix(self, state: RequestState) -> bool:
+        """Whether a request lets others start because its own prefix is being computed."""
+        found = [self.pool.find_prefix(each.keys, each.salt) for each in state.sequences]
+        return any(each.num_promised - each.num_ready >= BLOCK_TOKENS for each in found)
+
     def check(self, plan: StepPlan) -> None:
         """Carry out the plan in the memory: what a chunk builds on must be its own prefix."""
         super().check(plan)
         assert plan.chunks, "requests wait or run, and nothing is computed"
+        for state in plan.started:
+            self.waits.pop(state.id, None)
+        self.check_waits(plan)
         for copy in plan.copies:
             taken = self.memory[copy.source : copy.source + copy.length]
             self.memory[copy.target : copy.target + copy.length] = taken
@@ -172,6 +216,14 @@ class SchedulerMachine(RuleBasedStateMachine):
             request = image(self._next_id(), num_prompt, first=first, guided=guided, tenant=tenant)
             self.world.arrive(request, deadline)
 
+    @rule(tenant=st.sampled_from(TENANTS), is_image=st.booleans())
+    def flood(self, tenant: str, is_image: bool) -> None:
+        """One tenant asks for as much as may wait, and no two of it have a prefix in common."""
+        for _ in range(MAX_WAITING):
+            id, first = self._next_id(), 500 + 5 * self.num_added
+            make = image if is_image else text
+            self.world.arrive(make(id, 12, first=first, tenant=tenant), None)
+
     @rule(num_steps=st.sampled_from([1, 1, 2, 3, 8, 25]))
     def step(self, num_steps: int) -> None:
         for _ in range(num_steps):
@@ -192,6 +244,18 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.world.arrive(
                 text(self._next_id(), 8, max_tokens=LONGEST, first=400 + 20 * n), None
             )
+
+    @rule()
+    def forget_cached(self) -> None:
+        """An administrator, or a server that falls asleep, gives up all prefixes and embeddings."""
+        self.world.pool.forget_cached()
+        self.world.embedded.clear()
+        assert self.world.pool.num_cached == 0
+
+    @rule()
+    def free_memory(self) -> None:
+        """A step found too little memory: the embeddings go, the prefixes stay."""
+        self.world.embedded.clear()
 
     @rule()
     def drain(self) -> None:
@@ -258,13 +322,6 @@ class SchedulerMachine(RuleBasedStateMachine):
             world.room.num_waiting == 1
         )
         assert world.room.num_waiting == len(unstarted), "the room counts others than who waits"
-
-    @invariant()
-    def nobody_starves(self) -> None:
-        world = self.world
-        for state in world.live:
-            if state.id not in world.started_at:
-                assert world.num_steps - world.added_at[state.id] <= MAX_WAIT_STEPS, "starved"
 
 
 QUIET = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
