@@ -42,6 +42,8 @@ _ALARMS = (-signal.SIGPROF, -signal.SIGALRM)
 
 ROOT = Path(__file__).parents[1]
 
+MAX_MESSAGE_CHARS = 500
+
 _CANNOT = "The image cannot be decoded within the limits of time and memory."
 
 
@@ -103,7 +105,7 @@ class DecodePool(ImageDecoder):
             worker = self._take()
             try:
                 reply, blobs = worker.ask(header, files, timeout_s=WALL_FACTOR * self._time_s + 1)
-                arrays = _arrays(reply, blobs)
+                outcome = _outcome(reply, blobs)
             except (OSError, FrameError) as error:
                 self._drop(worker)
                 self._count(worker.reason(error))
@@ -115,9 +117,9 @@ class DecodePool(ImageDecoder):
             else:
                 with self._lock:
                     self._idle.append(worker)
-        if arrays is None:
-            raise _error(reply)
-        return arrays
+        if isinstance(outcome, ImageInputError):
+            raise outcome
+        return outcome
 
     def _take(self) -> "_Worker":
         """A process that is alive and ready."""
@@ -233,25 +235,30 @@ class _Worker:
         return f"{type(error).__name__}, exit status {status}"
 
 
-def _arrays(reply: Header, blobs: Sequence[bytearray]) -> list[Bytes] | None:
-    """None for an error. Raises FrameError for what is neither."""
-    if "error" in reply:
-        return None
+def _outcome(reply: Header, blobs: Sequence[bytearray]) -> list[Bytes] | ImageInputError:
+    """What the process found: arrays, or why there are none. Raises FrameError for what is neither,
+    because an image may have taken the process over."""
     try:
+        if "error" in reply:
+            return _error(reply["error"])
         shapes = reply["shapes"]
-        assert isinstance(shapes, list)
+        if not isinstance(shapes, list):
+            raise TypeError("shapes are a list")
         return [
             np.frombuffer(blob, dtype=np.uint8).reshape(shape)
             for blob, shape in zip(blobs, shapes, strict=True)
         ]
-    except (KeyError, ValueError, TypeError, AssertionError) as error:
+    except (KeyError, ValueError, TypeError) as error:
         raise FrameError("a reply cannot be read") from error
 
 
-def _error(reply: Header) -> ImageInputError:
-    said = reply["error"]
-    assert isinstance(said, dict)
-    return ImageInputError(said["message"], param=said["param"], code=said["code"])
+def _error(said: object) -> ImageInputError:
+    if not isinstance(said, dict):
+        raise TypeError("an error is an object")
+    message, param, code = said["message"], said["param"], said["code"]
+    if not isinstance(message, str) or not all(isinstance(x, str | None) for x in (param, code)):
+        raise TypeError("an error is said in words")
+    return ImageInputError(message[:MAX_MESSAGE_CHARS], param=param, code=code)
 
 
 def _unavailable() -> CapacityError:
