@@ -3,7 +3,7 @@
 import httpx2
 import pytest
 
-from tests.hardening.target import LEAK, Target
+from tests.hardening.target import LEAK, RSS_BOUND_OF_ALL_BYTES, Target
 
 
 def test_a_server_left_alone_holds_p0(target: Target) -> None:
@@ -60,9 +60,12 @@ def test_another_answer_breaks_p0(target: Target, monkeypatch: pytest.MonkeyPatc
         target.check_p0()
 
 
-def test_growth_breaks_p0(target: Target, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(target, "_base_rss", 0)
-    with pytest.raises(AssertionError, match="has grown"):
+@pytest.mark.parametrize(("base", "found"), [("_base_rss", "has grown"), ("_start_rss", "in all")])
+def test_growth_breaks_p0(
+    target: Target, monkeypatch: pytest.MonkeyPatch, base: str, found: str
+) -> None:
+    monkeypatch.setattr(target, base, -RSS_BOUND_OF_ALL_BYTES)
+    with pytest.raises(AssertionError, match=found):
         target.check_p0()
 
 
