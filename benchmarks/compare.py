@@ -44,8 +44,10 @@ SHORT = "-short"
 """Ends the name of a shape whose pictures are few codes of the same cost: whole ones over HTTP
 would take hours."""
 
-SERVICE_ROUNDS = 5
-"""A round of the service takes seconds, and its ratio is close to one: two would say too little."""
+SERVICE_ROUNDS = 3
+SERVICE_IMAGES = {False: 64, True: 16}
+"""Of a round, by whether the model is large. The ratio is close to one: a few seconds would say too
+little."""
 
 BACKWARDS_FROM = 1
 """Every second round, beginning with this one, takes the sides in the opposite order."""
@@ -118,6 +120,7 @@ def compare(arguments: argparse.Namespace, directory: Path) -> dict:
         report["service"] = service.overhead(
             checkpoint(drawn, arguments.folder) if drawn else directory,
             rounds=max(arguments.rounds, SERVICE_ROUNDS),
+            num_images=SERVICE_IMAGES[is_large],
         )
     report["duration_s"] = round(time.monotonic() - started_s)
     return report
