@@ -33,8 +33,9 @@ IN_FLIGHT = 8
 ANNOUNCEMENT = "Listening on "
 
 
-def overhead(directory: Path, *, rounds: int, num_images: int = 32) -> dict[str, list[float]]:
-    """Images per second of both by round, and their ratios, HTTP over engine."""
+def overhead(directory: Path, *, rounds: int, num_images: int) -> dict[str, list[float]]:
+    """Images per second of both by round, and their ratios, HTTP over engine. Both draw one picture
+    before."""
     pipeline = Pipeline.load(str(directory), settings=EngineSettings(threaded_rendering=True))
     events: queue.SimpleQueue[Sequence[Event]] = queue.SimpleQueue()
     engine = pipeline.new_service(events.put)
@@ -43,9 +44,10 @@ def overhead(directory: Path, *, rounds: int, num_images: int = 32) -> dict[str,
     with serving(directory) as url:
         for seed in range(rounds + 1):
             load = LoadOptions(workload="images", seed=seed, previews=0)
-            work = list(itertools.islice(jobs(load), num_images))
+            num = num_images if seed else 1
+            work = list(itertools.islice(jobs(load), num))
             requests = [_request(pipeline, job, id=f"{seed}-{i}") for i, job in enumerate(work)]
-            figures = [_over_http(url, load, num_images), _alone(engine, events, requests)]
+            figures = [_over_http(url, load, num), _alone(engine, events, requests)]
             if seed:  # the first is the warm-up
                 served.append(figures[0])
                 alone.append(figures[1])
