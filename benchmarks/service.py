@@ -33,9 +33,8 @@ IN_FLIGHT = 8
 ANNOUNCEMENT = "Listening on "
 
 
-def overhead(directory: Path, *, rounds: int, num_images: int) -> dict[str, list[float]]:
-    """Images per second of both by round, and their ratios, HTTP over engine. Both draw one picture
-    before."""
+def overhead(directory: Path, *, rounds: int, num_images: int = 32) -> dict[str, list[float]]:
+    """Images per second of both by round, and their ratios, HTTP over engine."""
     pipeline = Pipeline.load(str(directory), settings=EngineSettings(threaded_rendering=True))
     events: queue.SimpleQueue[Sequence[Event]] = queue.SimpleQueue()
     engine = pipeline.new_service(events.put)
@@ -44,10 +43,9 @@ def overhead(directory: Path, *, rounds: int, num_images: int) -> dict[str, list
     with serving(directory) as url:
         for seed in range(rounds + 1):
             load = LoadOptions(workload="images", seed=seed, previews=0)
-            num = num_images if seed else 1
-            work = list(itertools.islice(jobs(load), num))
+            work = list(itertools.islice(jobs(load), num_images))
             requests = [_request(pipeline, job, id=f"{seed}-{i}") for i, job in enumerate(work)]
-            figures = [_over_http(url, load, num), _alone(engine, events, requests)]
+            figures = [_over_http(url, load, num_images), _alone(engine, events, requests)]
             if seed:  # the first is the warm-up
                 served.append(figures[0])
                 alone.append(figures[1])
