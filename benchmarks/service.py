@@ -9,10 +9,7 @@ that is not measured is idle.
 
 import asyncio
 import itertools
-import os
 import queue
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks import overload
 from janus_core.engine.events import Event, Failed, Finished
 from janus_core.engine.request import Request
 from janus_core.engine.service import EngineService
@@ -30,7 +28,6 @@ from server.bench.drive import DriveOptions, drive
 from server.bench.load import Job, LoadOptions, jobs
 
 IN_FLIGHT = 8
-ANNOUNCEMENT = "Listening on "
 
 
 def overhead(directory: Path, *, rounds: int, num_images: int = 32) -> dict[str, list[float]]:
@@ -57,24 +54,8 @@ def overhead(directory: Path, *, rounds: int, num_images: int = 32) -> dict[str,
 @contextmanager
 def serving(directory: Path) -> Iterator[str]:
     """A server with this model on a free port, in a process of its own; yields its address."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "server", "serve", "--port", "0", str(directory)],
-        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stderr is not None
-    try:
-        lines = []
-        for line in process.stderr:
-            lines.append(line)
-            if ANNOUNCEMENT in line:
-                yield line.partition(ANNOUNCEMENT)[2].strip()
-                return
-        raise RuntimeError("the server did not start:\n" + "".join(lines))
-    finally:
-        process.terminate()
-        process.communicate()
+    with overload.serving("--threads", str(torch.get_num_threads()), str(directory)) as url:
+        yield url
 
 
 def _over_http(url: str, load: LoadOptions, num_images: int) -> float:
