@@ -20,9 +20,9 @@ from janus_core.engine.graphs import Picture
 from janus_core.models.kv_pool import KvPool
 from janus_core.models.rows import RowsModel
 from janus_core.ops.cuda.decode_ops import DecodeOps, Draws, Rows
-from janus_core.ops.cuda.eager_ops import EagerOps
+from janus_core.ops.cuda.eager_ops import EagerOps, draw_scores
 from janus_core.ops.rotary import rotary_table
-from janus_core.ops.sampling import GREEDY_BELOW, gumbel_noise
+from janus_core.ops.sampling import gumbel_noise
 
 ROWS = (1, 7, 8, 9, 16, 64, 128)
 LIMITS = ((torch.float32, 1e-4), (torch.bfloat16, 2e-2))
@@ -131,15 +131,7 @@ def check_model_draw(check: Check) -> None:
 def _shortfall(
     logits_IC: torch.Tensor, draws: Draws, codes_I: torch.Tensor, finite_I: torch.Tensor
 ) -> float:
-    noise_IC = gumbel_noise(
-        draws.seeds_I.tolist(),
-        draws.places_I.tolist(),
-        num_tokens=logits_IC.shape[1],
-        device=logits_IC.device,
-    )
-    is_drawn_I1 = draws.temperatures_I[:, None] >= GREEDY_BELOW
-    scaled_IC = logits_IC / draws.temperatures_I[:, None].where(is_drawn_I1, 1.0)
-    scores_IC = scaled_IC + noise_IC * is_drawn_I1
+    scores_IC = draw_scores(logits_IC, draws)
     best_I = scores_IC.max(dim=-1).values
     missing_I = best_I - scores_IC.gather(1, codes_I[:, None])[:, 0]
     return float(missing_I.max()) if finite_I.all() else float("inf")
