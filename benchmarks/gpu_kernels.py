@@ -20,7 +20,7 @@ from janus_core.engine.graphs import Picture
 from janus_core.models.kv_pool import KvPool
 from janus_core.models.rows import RowsModel
 from janus_core.ops.cuda.decode_ops import DecodeOps, Draws, Rows
-from janus_core.ops.cuda.eager_ops import EagerOps, draw_scores
+from janus_core.ops.cuda.eager_ops import EagerOps
 from janus_core.ops.rotary import rotary_table
 from janus_core.ops.sampling import gumbel_noise
 
@@ -131,7 +131,7 @@ def check_model_draw(check: Check) -> None:
 def _shortfall(
     logits_IC: torch.Tensor, draws: Draws, codes_I: torch.Tensor, finite_I: torch.Tensor
 ) -> float:
-    scores_IC = draw_scores(logits_IC, draws)
+    scores_IC = TWIN.scores(logits_IC, draws)
     best_I = scores_IC.max(dim=-1).values
     missing_I = best_I - scores_IC.gather(1, codes_I[:, None])[:, 0]
     return float(missing_I.max()) if finite_I.all() else float("inf")

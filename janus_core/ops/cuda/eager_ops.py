@@ -73,19 +73,22 @@ class EagerOps:
     def draw(self, logits_IC: torch.Tensor, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
         logits_IC = logits_IC.float()
         finite_I = logits_IC.isfinite().all(dim=-1)
-        scores_IC = draw_scores(logits_IC, draws)
+        scores_IC = self.scores(logits_IC, draws)
         return scores_IC.nan_to_num(nan=-torch.inf).argmax(dim=-1), finite_I
 
+    def scores(self, logits_IC: torch.Tensor, draws: Draws) -> torch.Tensor:
+        """What the code that is drawn has most of: fp32 `logits_IC` at each picture's temperature,
+        and its noise unless it is greedy."""
+        noise_IC = self.noise(draws, num_tokens=logits_IC.shape[1])
+        is_drawn_I1 = draws.temperatures_I[:, None] >= GREEDY_BELOW
+        scaled_IC = logits_IC / draws.temperatures_I[:, None].where(is_drawn_I1, 1.0)
+        return scaled_IC + noise_IC * is_drawn_I1
 
-def draw_scores(logits_IC: torch.Tensor, draws: Draws) -> torch.Tensor:
-    """What the code that is drawn has most of: fp32 `logits_IC` at each picture's temperature, and
-    its noise unless it is greedy."""
-    noise_IC = gumbel_noise(
-        [seed % 2**64 for seed in draws.seeds_I.tolist()],
-        draws.places_I.tolist(),
-        num_tokens=logits_IC.shape[1],
-        device=logits_IC.device,
-    )
-    is_drawn_I1 = draws.temperatures_I[:, None] >= GREEDY_BELOW
-    scaled_IC = logits_IC / draws.temperatures_I[:, None].where(is_drawn_I1, 1.0)
-    return scaled_IC + noise_IC * is_drawn_I1
+    def noise(self, draws: Draws, *, num_tokens: int) -> torch.Tensor:
+        """Standard Gumbel noise fp32 `[I, num_tokens]` of each picture's seed and place."""
+        return gumbel_noise(
+            [seed % 2**64 for seed in draws.seeds_I.tolist()],
+            draws.places_I.tolist(),
+            num_tokens=num_tokens,
+            device=draws.seeds_I.device,
+        )

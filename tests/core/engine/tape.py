@@ -17,7 +17,6 @@ from torch.utils._pytree import tree_map
 from janus_core.ops import sampling
 from janus_core.ops.cuda.decode_ops import Draws, Rows
 from janus_core.ops.cuda.eager_ops import EagerOps
-from janus_core.ops.sampling import GREEDY_BELOW
 
 READS = ("_local_scalar_dense", "item", "nonzero", "masked_select", "equal", "is_nonzero")
 """Operations for which the host waits for a device."""
@@ -101,19 +100,10 @@ class RecordedOps(EagerOps):
         seen_KRLH = values_KRLH.masked_fill(beyond_R1L.transpose(1, 2), 0.0)
         return (weights_KRGL @ seen_KRLH).transpose(0, 1).flatten(1, 2)
 
-    def draw(self, logits_IC: torch.Tensor, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
-        logits_IC = logits_IC.float()
-        noise_IC = _noise(draws.seeds_I, draws.places_I, num_tokens=logits_IC.shape[1])
-        is_drawn_I1 = draws.temperatures_I[:, None] >= GREEDY_BELOW
-        scaled_IC = logits_IC / draws.temperatures_I[:, None].where(is_drawn_I1, 1.0)
-        scores_IC = (scaled_IC + noise_IC * is_drawn_I1).nan_to_num(nan=-torch.inf)
-        return scores_IC.argmax(dim=-1), logits_IC.isfinite().all(dim=-1)
-
-
-def _noise(seeds_I: torch.Tensor, places_I: torch.Tensor, *, num_tokens: int) -> torch.Tensor:
-    """`gumbel_noise` of seeds and places in tensors, as the kernel has them."""
-    steps_I = (places_I + 1) * sampling._signed(sampling._GAMMA)
-    keys_I = sampling._mix_tensor(sampling._mix_tensor(seeds_I) + steps_I)
-    bits_IC = sampling._bits_tensor(keys_I, num_tokens)
-    minus_uniform_IC = ((bits_IC + 0.5) * -(2.0**-32)).clamp(min=2.0**-24 - 1.0)
-    return -(-minus_uniform_IC.log1p()).log()
+    def noise(self, draws: Draws, *, num_tokens: int) -> torch.Tensor:
+        """Of seeds and places in tensors, as the kernel has them."""
+        steps_I = (draws.places_I + 1) * sampling._signed(sampling._GAMMA)
+        keys_I = sampling._mix_tensor(sampling._mix_tensor(draws.seeds_I) + steps_I)
+        bits_IC = sampling._bits_tensor(keys_I, num_tokens)
+        minus_uniform_IC = ((bits_IC + 0.5) * -(2.0**-32)).clamp(min=2.0**-24 - 1.0)
+        return -(-minus_uniform_IC.log1p()).log()
