@@ -117,22 +117,30 @@ def test_leaving_while_waiting_for_a_slot(tiny_checkpoint: Path, stream: bool):
         wait_until(server.is_idle)
 
 
+def hold(
+    monkeypatch: pytest.MonkeyPatch, owner: type, name: str
+) -> tuple[threading.Event, threading.Semaphore]:
+    """Let every call of a method wait for an event; a semaphore counts those that have begun."""
+    gate, begun = threading.Event(), threading.Semaphore(0)
+    method = getattr(owner, name)
+
+    def held(*args: object, **kwargs: object) -> object:
+        begun.release()
+        gate.wait()
+        return method(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, held)
+    return gate, begun
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_leaving_while_the_request_is_prepared(
     server: ServerInThread, monkeypatch: pytest.MonkeyPatch, stream: bool
 ):
     """What has begun ends unused, and what still waits for a thread never begins."""
     wait_until(server.is_idle)
-    gate, begun = threading.Event(), threading.Semaphore(0)
-    pipeline, offload = type(server.context.pipeline), server.context.offload
-    prepare = pipeline.text_requests
-
-    def slow(*args: object, **kwargs: object) -> object:
-        begun.release()
-        gate.wait()
-        return prepare(*args, **kwargs)
-
-    monkeypatch.setattr(pipeline, "text_requests", slow)
+    offload = server.context.offload
+    gate, begun = hold(monkeypatch, type(server.context.pipeline), "text_requests")
     body = LONG | {"stream": stream}
     before = cancelled(server, "chat")
     connections = [raw_post(server, "/v1/chat/completions", body) for _ in range(4)]
@@ -156,16 +164,8 @@ def test_leaving_while_images_are_decoded(
 ):
     """The places are free at once; the image at hand is decoded to its end, and no other."""
     wait_until(server.is_idle)
-    gate, begun = threading.Event(), threading.Semaphore(0)
-    pipeline, decoding = type(server.context.pipeline), server.context.decoding
-    prepare = pipeline.prepare_image
-
-    def slow(*args: object, **kwargs: object) -> object:
-        begun.release()
-        gate.wait()
-        return prepare(*args, **kwargs)
-
-    monkeypatch.setattr(pipeline, "prepare_image", slow)
+    decoding = server.context.decoding
+    gate, begun = hold(monkeypatch, type(server.context.pipeline), "prepare_image")
     part = {"type": "image_url", "image_url": {"url": image_url}}
     asked = [{"role": "user", "content": [part, part]}]
     body = LONG | {"n": 1, "max_tokens": 1, "messages": asked}

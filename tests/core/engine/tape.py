@@ -1,19 +1,26 @@
 """A capture that behaves as CUDA's: operations are recorded once, and replayed without Python.
 
-Owns the tape, and operations of a step that can be recorded. Knows nothing of graphs. Invariant:
-what the host reads while a tape is recorded is refused, as it is during a capture, where it would
-be the value of that moment for ever; and so are operations whose result has a shape of its own.
+Owns the tape, operations of a step that can be recorded, and the way to an engine that uses both.
+Invariant: what the host reads while a tape is recorded is refused, as it is during a capture, where
+it would be the value of that moment for ever; and so are operations whose result has a shape of its
+own.
 
 Shape suffixes as in `janus_core/ops/cuda/decode_ops.py`; L positions up to the reach.
 """
 
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from janus_core.engine.graphs import Capture, StepGraphs
+from janus_core.engine.settings import EngineSettings
+from janus_core.models.janus import JanusModel
+from janus_core.models.kv_pool import KvPool
+from janus_core.models.rows import RowsModel
 from janus_core.ops import sampling
 from janus_core.ops.cuda.decode_ops import Draws, Rows
 from janus_core.ops.cuda.eager_ops import EagerOps
@@ -107,3 +114,29 @@ class RecordedOps(EagerOps):
         bits_IC = sampling._bits_tensor(keys_I, num_tokens)
         minus_uniform_IC = ((bits_IC + 0.5) * -(2.0**-32)).clamp(min=2.0**-24 - 1.0)
         return -(-minus_uniform_IC.log1p()).log()
+
+
+def run_on_graphs(
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    kind: type[StepGraphs] = StepGraphs,
+    ops: type[EagerOps] = RecordedOps,
+    capture: Capture = record,
+) -> list[StepGraphs]:
+    """Let engines built from now on use graphs; returns where they will be found."""
+    made: list[StepGraphs] = []
+
+    def new(
+        model: JanusModel, kv: KvPool, settings: EngineSettings, *, spare_start: int
+    ) -> StepGraphs:
+        graphs = kind(
+            RowsModel(model, kv, ops=ops()),
+            capture=capture,
+            spare_start=spare_start,
+            is_deterministic=settings.deterministic,
+        )
+        made.append(graphs)
+        return graphs
+
+    monkeypatch.setattr("janus_core.engine.memory.new_step_graphs", new)
+    return made

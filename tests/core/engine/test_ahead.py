@@ -12,9 +12,8 @@ from janus_core.engine.engine import Engine
 from janus_core.engine.events import Failed
 from janus_core.engine.graphs import StepGraphs
 from janus_core.engine.request import ImageRequest, SamplingParams
-from janus_core.models.rows import RowsModel
 from tests.core.engine.support import ImageProgress, Log, Preview, Requests, finish, run
-from tests.core.engine.tape import RecordedOps, record
+from tests.core.engine.tape import run_on_graphs
 
 
 class CountedGraphs(StepGraphs):
@@ -39,20 +38,7 @@ class CountedGraphs(StepGraphs):
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[CountedGraphs]:
     """The graphs of the engines that are built from now on."""
-    made = []
-
-    def new(model, kv, settings, *, spare_start):
-        graphs = CountedGraphs(
-            RowsModel(model, kv, ops=RecordedOps()),
-            capture=record,
-            spare_start=spare_start,
-            is_deterministic=settings.deterministic,
-        )
-        made.append(graphs)
-        return graphs
-
-    monkeypatch.setattr("janus_core.engine.memory.new_step_graphs", new)
-    return made
+    return run_on_graphs(monkeypatch, kind=CountedGraphs)
 
 
 def _drawn(seed: int) -> SamplingParams:

@@ -19,29 +19,10 @@ from janus_core.engine.settings import EngineSettings
 from janus_core.errors import ParameterError
 from janus_core.models.janus import JanusModel
 from janus_core.models.kv_pool import KvPool
-from janus_core.models.rows import RowsModel
 from janus_core.ops.cuda.decode_ops import Rows
 from janus_core.ops.cuda.eager_ops import EagerOps
 from tests.core.engine.support import Log, Requests, run
-from tests.core.engine.tape import RecordedOps, record
-
-
-def _on_graphs(monkeypatch: pytest.MonkeyPatch) -> list[StepGraphs]:
-    """Let engines built from now on use graphs; returns where they will be found."""
-    made = []
-
-    def new(model, kv, settings, *, spare_start):
-        graphs = StepGraphs(
-            RowsModel(model, kv, ops=RecordedOps()),
-            capture=record,
-            spare_start=spare_start,
-            is_deterministic=settings.deterministic,
-        )
-        made.append(graphs)
-        return graphs
-
-    monkeypatch.setattr("janus_core.engine.memory.new_step_graphs", new)
-    return made
+from tests.core.engine.tape import run_on_graphs
 
 
 def _mix(requests_for: Requests) -> list:
@@ -68,7 +49,7 @@ def test_the_same_answers_and_pictures(
     requests_for: Requests, monkeypatch: pytest.MonkeyPatch, is_deterministic: bool
 ) -> None:
     expected = _said(run(requests_for.engine(), *_mix(requests_for)))
-    made = _on_graphs(monkeypatch)
+    made = run_on_graphs(monkeypatch)
     engine = requests_for.engine(deterministic=is_deterministic, step_token_budget=60)
     assert _said(run(engine, *_mix(requests_for))) == expected
     assert made[0].num_graphs > 0
@@ -80,7 +61,7 @@ def test_a_prompt_longer_than_a_graph_takes_the_other_way(
     request = requests_for.text("long", "word " * 90)
     assert len(request.token_ids) > 256
     expected = _said(run(requests_for.engine(), request))
-    _on_graphs(monkeypatch)
+    run_on_graphs(monkeypatch)
     assert _said(run(requests_for.engine(), request)) == expected
 
 
@@ -102,7 +83,7 @@ def test_what_computes_attention_is_named(
     requests_for: Requests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert requests_for.engine().attention_backend == "sdpa"
-    _on_graphs(monkeypatch)
+    run_on_graphs(monkeypatch)
     assert requests_for.engine().attention_backend == "eager+sdpa"
     assert requests_for.engine(deterministic=True).attention_backend == "eager"
 
@@ -230,15 +211,7 @@ def test_a_step_in_which_a_graph_was_captured_tells_nothing_of_the_next(
         work()
         return work
 
-    def new(model, kv, settings, *, spare_start):
-        return StepGraphs(
-            RowsModel(model, kv, ops=EagerOps()),
-            capture=slowly,
-            spare_start=spare_start,
-            is_deterministic=settings.deterministic,
-        )
-
-    monkeypatch.setattr("janus_core.engine.memory.new_step_graphs", new)
+    run_on_graphs(monkeypatch, ops=EagerOps, capture=slowly)
     engine = requests_for.engine()
     log = run(engine, requests_for.text("one"), requests_for.image("two"))
     assert max(step.duration_s for step in log.steps) > captured_s

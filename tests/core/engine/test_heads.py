@@ -5,14 +5,13 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from janus_core.engine.graphs import FIXED_ROWS, StepGraphs
+from janus_core.engine.graphs import FIXED_ROWS
 from janus_core.engine.heads import FixedHeads
 from janus_core.engine.request import SamplingParams
-from janus_core.models.rows import RowsModel
 from janus_core.ops import sampling
 from janus_core.ops.sampling import SamplingRow, sample
 from tests.core.engine.support import Requests, run
-from tests.core.engine.tape import RecordedOps, record
+from tests.core.engine.tape import run_on_graphs
 
 
 @pytest.mark.parametrize("num_rows", [1, FIXED_ROWS, FIXED_ROWS + 3])
@@ -97,15 +96,7 @@ def _requests(requests_for: Requests, count: int) -> list:
 def test_alone_and_together_heads_and_filters_have_the_same_rows(
     requests_for: Requests, monkeypatch: pytest.MonkeyPatch, seen: dict[str, set[int]]
 ) -> None:
-    def new(model, kv, settings, *, spare_start):
-        return StepGraphs(
-            RowsModel(model, kv, ops=RecordedOps()),
-            capture=record,
-            spare_start=spare_start,
-            is_deterministic=settings.deterministic,
-        )
-
-    monkeypatch.setattr("janus_core.engine.memory.new_step_graphs", new)
+    run_on_graphs(monkeypatch)
     requests = _requests(requests_for, 2)
     together = run(requests_for.engine(deterministic=True), *requests)
     for request in requests:
