@@ -4,14 +4,13 @@ A queue in order of arrival hands the whole server to whoever sends most.
 """
 
 import asyncio
-import time
 from statistics import median
 
 import httpx2
 import pytest
-from PIL import Image
 
-from tests.hardening.target import GOOD_PROMPT, GOOD_QUESTION, Target, png_bytes
+from tests.hardening.large_images import large_file, timed, under_way
+from tests.hardening.target import GOOD_PROMPT, GOOD_QUESTION, Target
 
 CHAT, IMAGES, CAPTION = "/v1/chat/completions", "/v1/images/generations", "/v1/caption"
 FLOOD_KEY, QUIET_KEY = "sk-of-whoever-floods", "sk-of-whoever-is-quiet"
@@ -20,8 +19,6 @@ NUM_HTTP, PER_REQUEST = 10, 10
 
 NUM_UPLOADS = 30
 """Of images that take more than half a second each to decode, on every core."""
-AT_HAND_S = 1.5
-"""For what is being decoded when its client leaves."""
 UPLOADED_S = 3.0
 """For a question about a small image: one of those at hand, one that is next, and the answer."""
 
@@ -74,10 +71,9 @@ async def flood_until(over: asyncio.Event, client: httpx2.AsyncClient) -> list[i
 async def took_s(client: httpx2.AsyncClient, num_tokens: int) -> float:
     """Of a question about a picture whose answer has so many tokens."""
     body = GOOD_QUESTION | {"max_tokens": num_tokens, "ignore_eos": True}
-    started_s = time.monotonic()
-    reply = await client.post(CHAT, json=body)
+    reply, taken_s = await timed(client, CHAT, body)
     assert reply.status_code == 200
-    return time.monotonic() - started_s
+    return taken_s
 
 
 async def median_s(client: httpx2.AsyncClient, num_tokens: int) -> float:
@@ -134,8 +130,7 @@ async def test_a_queue_that_one_has_filled_has_a_place_for_another(start_target)
 
 
 def upload(client: httpx2.AsyncClient, num: int) -> list[asyncio.Task]:
-    """Files of some kilobytes with as many pixels as may be."""
-    file = png_bytes(Image.new("LA", (5000, 5000), (1, 2)))
+    file = large_file()
     return [
         asyncio.create_task(client.post(CAPTION, files={"image": file}, data={"max_tokens": 1}))
         for _ in range(num)
@@ -145,17 +140,9 @@ def upload(client: httpx2.AsyncClient, num: int) -> list[asyncio.Task]:
 async def test_a_question_does_not_wait_for_all_images_that_another_uploads(shared: Target) -> None:
     async with flooding(shared) as client, shared.async_client() as quiet:
         tasks = upload(client, NUM_UPLOADS)
-        try:
-            await asyncio.sleep(1.0)
-            started_s = time.monotonic()
-            reply = await quiet.post(CHAT, json=GOOD_QUESTION)
-            took_s = time.monotonic() - started_s
+        async with under_way(tasks):
+            reply, took_s = await timed(quiet, CHAT, GOOD_QUESTION)
             assert not all(task.done() for task in tasks), "the flood ended too soon"
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            await asyncio.sleep(AT_HAND_S)
     assert reply.status_code == 200
     assert took_s < UPLOADED_S
 
