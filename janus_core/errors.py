@@ -89,8 +89,15 @@ class AsleepError(CapacityError):
     """The server has given its memory back until somebody wakes it."""
 
 
-MAX_RETRY_AFTER_S = 120.0
-"""The longest that a client is told to wait: OpenAI's wait no longer."""
+MIN_RETRY_AFTER_S, MAX_RETRY_AFTER_S = 1.0, 120.0
+"""What a client is told to wait at least, in whole seconds, and at most, as OpenAI's wait no
+longer."""
+
+
+def told_retry_s(seconds: float) -> float:
+    """`seconds`, or what is nearest to it of what clients are told to wait."""
+    return min(max(MIN_RETRY_AFTER_S, seconds), MAX_RETRY_AFTER_S)
+
 
 ASLEEP_RETRY_S = 30.0
 """When to ask a sleeping server again: nothing tells when somebody will wake it."""

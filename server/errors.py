@@ -17,7 +17,6 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from janus_core.errors import (
-    MAX_RETRY_AFTER_S,
     RESTART_RETRY_S,
     AbortedError,
     AsleepError,
@@ -33,6 +32,7 @@ from janus_core.errors import (
     RequestError,
     StepError,
     TransientStepError,
+    told_retry_s,
 )
 
 logger = logging.getLogger(__name__)
@@ -81,8 +81,7 @@ class ErrorReply:
         again."""
         headers = dict(self.extra_headers)
         if self.retry_after_s is not None:
-            wait_s = min(max(1.0, self.retry_after_s), MAX_RETRY_AFTER_S)
-            headers["retry-after"] = str(math.ceil(wait_s))
+            headers["retry-after"] = str(math.ceil(told_retry_s(self.retry_after_s)))
         if self.should_retry is not None:
             headers["x-should-retry"] = "true" if self.should_retry else "false"
         return headers

@@ -19,6 +19,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from janus_core.errors import CapacityError
+from server.access import METRICS_PATH, PROBES
 from server.access_line import request_id, write_line
 from server.errors import INTERNAL
 from server.logs import printable
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 CLIENT_GONE = 499
 """nginx's status for a client that left before its answer; logged and counted, never sent."""
 
-_QUIET = frozenset({"/livez", "/readyz", "/health", "/ping", "/metrics", "/load"})
+_QUIET = PROBES | {METRICS_PATH, "/load"}
 """Asked every few seconds by machines; logged at debug level only."""
 
 UNMATCHED = "unmatched"

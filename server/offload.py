@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import ParamSpec, TypeVar
 
-from janus_core.engine.waiting_room import TENANT_SHARE
+from janus_core.engine.waiting_room import exceeds_share
 from janus_core.errors import QueueFullError
 from janus_core.threads import lower_priority
 
@@ -107,7 +107,7 @@ class Offload:
                 f"request needs {num}.",
                 retry_after_s=1.0,
             )
-        if tenant and own and own + num > TENANT_SHARE * left:
+        if tenant and exceeds_share(own, num, left=left):
             raise QueueFullError(
                 f"Of {self._max_pending} places for what is being prepared {own} are taken by this "
                 "key, as many as may.",

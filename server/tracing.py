@@ -19,6 +19,7 @@ from opentelemetry.util.types import AttributeValue
 from janus_core.engine.events import Failed, Finished
 from janus_core.engine.request import Request, TextRequest
 from janus_core.errors import ParameterError
+from server.access import METRICS_PATH, PROBES
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider as SdkTracerProvider
@@ -27,7 +28,7 @@ NAME = "janus-serve"
 PROVIDER = "deepseek"
 """As the conventions register it."""
 
-NOT_TRACED = frozenset({"/livez", "/readyz", "/health", "/ping", "/metrics"})
+NOT_TRACED = PROBES | {METRICS_PATH}
 """Asked every few seconds by machines."""
 
 S = 1_000_000_000

@@ -23,13 +23,13 @@ from janus_core.engine.stats import EngineStats
 from janus_core.engine.waiting_room import WaitingRoom, num_bytes_of
 from janus_core.errors import (
     ASLEEP_RETRY_S,
-    MAX_RETRY_AFTER_S,
     RESTART_RETRY_S,
     AsleepError,
     DrainingError,
     EngineDeadError,
     JanusError,
     QueueFullError,
+    told_retry_s,
 )
 
 RATE_DECAY = 0.9
@@ -300,7 +300,7 @@ class EngineService:
         if self._is_draining:
             raise DrainingError(
                 "The server is shutting down and takes no new work.",
-                retry_after_s=_in_bounds(self._mean_interval_s),
+                retry_after_s=told_retry_s(self._mean_interval_s),
             )
         if self._is_asleep:
             raise AsleepError("The server is asleep.", retry_after_s=ASLEEP_RETRY_S)
@@ -322,7 +322,7 @@ class EngineService:
                 f"The {what} would begin in about {place.wait_s:.1f} s, but may wait for "
                 f"{limit_s:.1f} s at most.",
                 is_image=is_image,
-                retry_after_s=_in_bounds(place.wait_s - limit_s),
+                retry_after_s=told_retry_s(place.wait_s - limit_s),
             )
         # Who begins at once is never refused by an estimate: nothing would ever correct it.
         if place.wait_s > 0.0 and place.remaining_s > patience_s:
@@ -330,7 +330,7 @@ class EngineService:
                 f"The {what} would be done in about {place.remaining_s:.1f} s, but its deadline is "
                 f"in {patience_s:.1f} s.",
                 is_image=is_image,
-                retry_after_s=_in_bounds(place.remaining_s - patience_s),
+                retry_after_s=told_retry_s(place.remaining_s - patience_s),
             )
 
     def _refuse(self, message: str, *, is_image: bool, retry_after_s: float) -> NoReturn:
@@ -355,12 +355,8 @@ class EngineService:
             place = self._engine.estimate_place(is_image=False, num_ahead=1)
             text_s = self._mean_interval_s if place is None else place.wait_s
             next_s = text_s if next_s is None else min(next_s, text_s)
-        return _in_bounds(next_s)
+        return told_retry_s(next_s)
 
 
 def _ignore(*, is_image: bool) -> None:
     """Nobody wants to know."""
-
-
-def _in_bounds(seconds: float) -> float:
-    return min(max(1.0, seconds), MAX_RETRY_AFTER_S)

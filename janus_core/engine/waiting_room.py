@@ -65,9 +65,8 @@ class WaitingRoom:
             return None
         if num_own and num_own >= TENANT_SHARE * (self._max_places - num_waiting):
             return f"{num_own} {what} of this key are waiting already, as many as may."
-        own = [ticket.num_bytes for ticket in self._tickets.values() if ticket.tenant == tenant]
-        left = self._max_bytes - self._num_bytes - num_bytes
-        if own and sum(own) + num_bytes > TENANT_SHARE * left:
+        own = sum(each.num_bytes for each in self._tickets.values() if each.tenant == tenant)
+        if exceeds_share(own, num_bytes, left=self._max_bytes - self._num_bytes - num_bytes):
             return "The waiting requests of this key have as many bytes as they may."
         return None
 
@@ -107,3 +106,9 @@ def num_bytes_of(request: Request) -> int:
     if isinstance(request, ImageRequest):
         num_tokens += len(request.uncond_token_ids or ()) + len(request.forced_codes)
     return BYTES_PER_TOKEN * num_tokens + sum(image.pixels_CHW.nbytes for image in images)
+
+
+def exceeds_share(own: int, more: int, *, left: int) -> bool:
+    """Whether a tenant that has `own`, and with `more` leaves `left`, would have more than its
+    share. One that has nothing never has."""
+    return own > 0 and own + more > TENANT_SHARE * left
