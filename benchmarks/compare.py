@@ -32,7 +32,7 @@ from benchmarks.floor import WEIGHT_BYTES, StepShape, read_bandwidth, step_bytes
 from benchmarks.inputs import InputBuilder
 from benchmarks.llama_side import LlamaSide
 from benchmarks.report import summary
-from benchmarks.shapes import DEFAULT_FOLDER, SHAPES, checkpoint
+from benchmarks.shapes import DEFAULT_FOLDER, SHAPES, SHORT, checkpoint
 from benchmarks.sides import Effort, Entry, Side, SideFailed, Work
 from benchmarks.transformers_side import DTYPES, TransformersSide
 from janus_core.config import ModelConfig
@@ -40,14 +40,9 @@ from janus_core.config import ModelConfig
 LARGE_BYTES = 2**30
 """Weights above this are loaded one model at a time, and their pictures are not drawn whole."""
 
-SHORT = "-short"
-"""Ends the name of a shape whose pictures are few codes of the same cost: whole ones over HTTP
-would take hours."""
-
-SERVICE_ROUNDS = 3
-SERVICE_IMAGES = {False: 64, True: 16}
-"""Of a round, by whether the model is large. The ratio is close to one: a few seconds would say too
-little."""
+SERVICE_ROUNDS, SERVICE_IMAGES, SHORT_IMAGES = 3, 64, 16
+"""Rounds of the service, and pictures of one, small or short. The ratio is close to one: a few
+seconds would say too little."""
 
 BACKWARDS_FROM = 1
 """Every second round, beginning with this one, takes the sides in the opposite order."""
@@ -114,13 +109,18 @@ def compare(arguments: argparse.Namespace, directory: Path) -> dict:
         "samples": samples,
         **_floors(list(samples), builder.config, work),
     }
-    drawn = arguments.shape + SHORT if arguments.shape + SHORT in SHAPES else None
-    if not arguments.no_service and (drawn or not is_large):
+    if is_large:
+        # Whole pictures over HTTP would take hours.
+        short = arguments.shape + SHORT
+        drawn = checkpoint(short, arguments.folder) if short in SHAPES else None
+    else:
+        drawn = directory
+    if drawn is not None and not arguments.no_service:
         _say("service over HTTP and engine alone")
         report["service"] = service.overhead(
-            checkpoint(drawn, arguments.folder) if drawn else directory,
+            drawn,
             rounds=max(arguments.rounds, SERVICE_ROUNDS),
-            num_images=SERVICE_IMAGES[is_large],
+            num_images=SHORT_IMAGES if is_large else SERVICE_IMAGES,
         )
     report["duration_s"] = round(time.monotonic() - started_s)
     return report

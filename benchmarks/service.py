@@ -30,7 +30,7 @@ from server.bench.load import Job, LoadOptions, jobs
 IN_FLIGHT = 8
 
 
-def overhead(directory: Path, *, rounds: int, num_images: int = 32) -> dict[str, list[float]]:
+def overhead(directory: Path, *, rounds: int, num_images: int) -> dict[str, list[float]]:
     """Images per second of both by round, and their ratios, HTTP over engine."""
     pipeline = Pipeline.load(str(directory), settings=EngineSettings(threaded_rendering=True))
     events: queue.SimpleQueue[Sequence[Event]] = queue.SimpleQueue()

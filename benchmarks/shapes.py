@@ -66,13 +66,16 @@ _WIDE = {
     "vq_multiplier": (1, 1, 1, 2),
     "vq_blocks": 1,
 }
+SHORT = "-short"
+"""Ends the name of a shape whose pictures are few codes of the same cost."""
+
 SHAPES = {
     "1b": Shape(),
-    "1b-short": Shape(grid=6),
+    "1b" + SHORT: Shape(grid=6),
     "wide": Shape(**_WIDE, grid=12),  # type: ignore[arg-type]
-    "wide-short": Shape(**_WIDE, grid=6),  # type: ignore[arg-type]
+    "wide" + SHORT: Shape(**_WIDE, grid=6),  # type: ignore[arg-type]
 }
-"""Whose pictures are `short` has the weights of the shape without that ending."""
+"""Whose pictures are short has the weights of the shape without that ending."""
 
 
 def checkpoint(name: str, folder: Path = DEFAULT_FOLDER) -> Path:
@@ -84,7 +87,7 @@ def checkpoint(name: str, folder: Path = DEFAULT_FOLDER) -> Path:
         return Path(name)
     directory = folder / name
     if not (directory / "model.safetensors.index.json").is_file():
-        body = checkpoint(name.removesuffix("-short"), folder) if "-short" in name else None
+        body = checkpoint(name.removesuffix(SHORT), folder) if name.endswith(SHORT) else None
         write(SHAPES[name], directory, body=body)
     return directory
 
