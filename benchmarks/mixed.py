@@ -18,10 +18,8 @@ from collections.abc import Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks import machine
-from benchmarks.service import serving
+from benchmarks.serving import serving
 from benchmarks.shapes import DEFAULT_FOLDER, checkpoint
 from server.bench.client import Client
 from server.bench.load import Job, LoadOptions, arrivals, jobs
@@ -126,9 +124,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--out", type=Path, help="file for the report, JSON")
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)  # the server is started with as many
     about = machine.describe()
-    with serving(checkpoint(arguments.shape, arguments.folder)) as url:
+    directory = checkpoint(arguments.shape, arguments.folder)
+    with serving(str(directory), "--threads", str(arguments.threads)) as url:
         curves = asyncio.run(sweep(url, seconds=arguments.seconds))
     report = {
         "shape": arguments.shape,

@@ -16,12 +16,9 @@ import os
 import random
 import re
 import shlex
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -30,6 +27,7 @@ from PIL import Image
 
 from benchmarks.machine import describe
 from benchmarks.overload_report import CALM_S, MUCH_LONGER, markdown
+from benchmarks.serving import serving
 
 LOADS = (0.5, 1.0, 2.0, 5.0, 0.5)
 IMAGE_FRACTION = 0.2
@@ -101,26 +99,6 @@ class Client:
     def close(self) -> None:
         for _, writer in self._idle:
             writer.close()
-
-
-@contextmanager
-def serving(*flags: str) -> Iterator[str]:
-    """A server of the embedded checkpoint with these flags; yields its address."""
-    with tempfile.NamedTemporaryFile("w+") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "server", "serve", "--port", "0", *flags],
-            stderr=log,
-            stdout=log,
-        )
-        try:
-            while not (found := re.search(r"Listening on (\S+)", Path(log.name).read_text())):
-                if process.poll() is not None:
-                    raise RuntimeError("the server did not start:\n" + Path(log.name).read_text())
-                time.sleep(0.05)
-            yield found[1]
-        finally:
-            process.terminate()
-            process.wait()
 
 
 def body_of(kind: str, rng: random.Random) -> bytes:

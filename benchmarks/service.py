@@ -11,13 +11,12 @@ import asyncio
 import itertools
 import queue
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from benchmarks import overload
+from benchmarks.serving import serving
 from janus_core.engine.events import Event, Failed, Finished
 from janus_core.engine.request import Request
 from janus_core.engine.service import EngineService
@@ -37,7 +36,8 @@ def overhead(directory: Path, *, rounds: int, num_images: int) -> dict[str, list
     engine = pipeline.new_service(events.put)
     engine.start()
     alone, served = [], []
-    with serving(directory) as url:
+    threads = str(torch.get_num_threads())
+    with serving(str(directory), "--threads", threads) as url:
         for seed in range(rounds + 1):
             load = LoadOptions(workload="images", seed=seed, previews=0)
             work = list(itertools.islice(jobs(load), num_images))
@@ -49,13 +49,6 @@ def overhead(directory: Path, *, rounds: int, num_images: int) -> dict[str, list
     engine.stop()
     ratios = [http / engine for http, engine in zip(served, alone, strict=True)]
     return {"http_images_per_s": served, "engine_images_per_s": alone, "ratios": ratios}
-
-
-@contextmanager
-def serving(directory: Path) -> Iterator[str]:
-    """A server with this model on a free port, in a process of its own; yields its address."""
-    with overload.serving("--threads", str(torch.get_num_threads()), str(directory)) as url:
-        yield url
 
 
 def _over_http(url: str, load: LoadOptions, num_images: int) -> float:

@@ -15,7 +15,6 @@ import asyncio
 import datetime
 import http.server
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -33,13 +32,13 @@ import psutil
 
 from benchmarks import machine
 from benchmarks.prometheus import Prometheus, complaints, is_installed
+from benchmarks.serving import started
 from benchmarks.soak_books import totals
 from benchmarks.soak_clients import MIX, Clients, picture_bytes
 
 MIB = 2**20
 MAX_GROWTH_MIB = 1.0
 """Per 1,000 requests, after the first quarter."""
-START_S = 120.0
 SETTLE_S = 60.0
 
 # Caches that are full within minutes, so that what grows afterwards is no cache.
@@ -150,9 +149,15 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def soak(options: Options) -> Report:
     """Start everything, send the traffic, compare the books, stop everything."""
-    with tempfile.TemporaryDirectory() as name, picture_host() as image_url:
-        folder = Path(name)
-        with serving(options, folder / "server.log") as (process, url):
+    with tempfile.TemporaryDirectory() as temporary, picture_host() as image_url:
+        folder = Path(temporary)
+        flags = [word for name, value in SETTINGS.items() for word in (f"--{name}", value)]
+        server = started(
+            [*options.command, *([options.model] if options.model else []), *flags],
+            log_path=folder / "server.log",
+            environment={"OMP_NUM_THREADS": "1"},
+        )
+        with server as (process, url):
             with Prometheus(url.removeprefix("http://"), folder) as prometheus:
                 report = asyncio.run(_drive(options, process, url, image_url, prometheus))
             process.terminate()
@@ -283,25 +288,6 @@ def markdown(report: Report, options: Options) -> str:
         *(f"- {failure}" for failure in failures),
     ]
     return "\n".join(lines) + "\n"
-
-
-@contextmanager
-def serving(options: Options, log_path: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """The server and its address."""
-    flags = [word for name, value in SETTINGS.items() for word in (f"--{name}", value)]
-    command = [*options.command, *([options.model] if options.model else []), *flags]
-    with log_path.open("wb") as log:
-        process = subprocess.Popen(command, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    try:
-        deadline = time.monotonic() + START_S
-        while "Listening on " not in (text := log_path.read_text("utf-8")):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"the server did not start:\n{text}")
-            time.sleep(0.1)
-        yield process, text.partition("Listening on ")[2].split()[0]
-    finally:
-        process.kill()
-        process.wait()
 
 
 @contextmanager

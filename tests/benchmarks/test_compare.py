@@ -131,8 +131,8 @@ def test_the_service_is_compared_with_the_engine(
     tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @contextmanager
-    def serving(directory: Path) -> Iterator[str]:
-        with ServerInThread(model=str(directory)) as server:
+    def serving(directory: str, *_: str) -> Iterator[str]:
+        with ServerInThread(model=directory) as server:
             yield server.url
 
     monkeypatch.setattr(service, "serving", serving)
