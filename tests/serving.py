@@ -97,11 +97,11 @@ def repeating(action: Callable[[], object], *, every_s: float) -> Iterator[None]
         thread.join()
 
 
-def wait_until(condition, timeout_s: float = START_S) -> None:
-    """Poll until `condition()` holds; fail if it does not in time."""
+def wait_until(condition, timeout_s: float = START_S, *, message: str = "timed out") -> None:
+    """Poll until `condition()` holds; fail with `message` if it does not in time."""
     deadline = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline, "timed out"
+        assert time.monotonic() < deadline, message
         time.sleep(0.01)
 
 

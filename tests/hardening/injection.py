@@ -7,7 +7,6 @@ what an answer or a stream comes down to. Knows no row.
 import json
 import os
 import threading
-import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 import httpx2
 
 from tests.hardening.target import GOOD_IMAGE, Target, png_url
-from tests.serving import ROOT
+from tests.serving import ROOT, wait_until
 
 FOLDER = Path(__file__).parent / "faults"
 CHAT, IMAGES = "/v1/chat/completions", "/v1/images/generations"
@@ -55,10 +54,7 @@ class Faults:
 
     def wait_until_met(self, kind: str, timeout_s: float) -> None:
         """Until that fault has happened."""
-        deadline = time.monotonic() + timeout_s
-        while kind not in self.met():
-            assert time.monotonic() < deadline, f"{NOT_MET} {kind}"
-            time.sleep(0.01)
+        wait_until(lambda: kind in self.met(), timeout_s, message=f"{NOT_MET} {kind}")
 
 
 @dataclass(frozen=True)
@@ -165,10 +161,11 @@ class Asked:
 
     def wait_until_accepted(self, timeout_s: float) -> None:
         """Until the engine has all of them, which must not end before."""
-        deadline = time.monotonic() + timeout_s
-        while self._num_accepted() < len(self._answers):
-            assert time.monotonic() < deadline, "the engine does not get all requests"
-            time.sleep(0.02)
+        wait_until(
+            lambda: self._num_accepted() >= len(self._answers),
+            timeout_s,
+            message="the engine does not get all requests",
+        )
 
     def _num_accepted(self) -> float:
         counted = ("janus:num_requests_running", "janus:num_requests_waiting")

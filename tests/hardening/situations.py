@@ -5,13 +5,13 @@ requests of a situation have the same answers on every server without faults.
 """
 
 import signal
-import time
 from collections.abc import Iterable, Mapping
 
 import pytest
 
 from tests.hardening.injection import Asked, ask, drawing, question
 from tests.hardening.target import Target
+from tests.serving import wait_until
 
 SITUATIONS = {
     "idle": [],
@@ -65,7 +65,6 @@ def in_flight(target: Target, requests: Iterable[tuple]) -> Asked:
 def drain(target: Target) -> None:
     """Tell the server to stop, and wait until it refuses what comes."""
     target.signal(signal.SIGTERM)
-    deadline = time.monotonic() + target.patience_s
-    while "draining" not in target.log_text():
-        assert time.monotonic() < deadline, "it does not drain"
-        time.sleep(0.01)
+    wait_until(
+        lambda: "draining" in target.log_text(), target.patience_s, message="it does not drain"
+    )
